@@ -14,3 +14,4 @@
 //! `config` know `billing`, `edge` knows all three, and [`app`] wires them.
 
 pub mod billing;
+pub mod config;

@@ -1,0 +1,377 @@
+//! What the YAML may say: one type per block, one field per key.
+//!
+//! The doc comment of a field is its entry in `docs/configuration.md` and in
+//! the JSON Schema; both come from these types. `x-reload: restart` marks a
+//! key that a running gateway does not take over on SIGHUP.
+//! How a file becomes a [`Config`] is in [`load`]; the forms of single values
+//! are in [`values`]; what must hold between keys is in [`check`].
+
+pub mod balances;
+pub mod check;
+mod fill;
+pub mod load;
+pub mod pattern;
+pub mod reference;
+pub mod reload;
+pub mod schema;
+pub mod server;
+mod shape;
+pub mod upstream;
+pub mod values;
+mod walk;
+mod yaml;
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::billing::{admission, trigger};
+use pattern::{Segment, StartPattern};
+use values::{Cidr, CreditAmount, HeaderField, HeaderText, Origin, Size, Span, Url};
+
+pub use balances::{Balances, Missing, Redis, Writer};
+pub use server::{Admin, Limits, Server, ServerTls, Shutdown};
+pub use upstream::{Dns, HealthCheck, Upstream, UpstreamTls};
+
+/// The whole configuration.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Where the gateway listens, and its limits.
+    pub server: Server,
+    /// The service that runs are started at.
+    pub upstream: Upstream,
+    /// Where balances are kept and what they mean.
+    pub balances: Balances,
+    /// How a start is decided.
+    #[serde(default)]
+    pub admission: Admission,
+    /// Who pays: tried in order, the first that applies decides.
+    pub identity: Vec<Identity>,
+    /// The requests that start runs; everything else passes.
+    pub routes: Vec<Route>,
+    /// What answers made at the edge look like.
+    #[serde(default)]
+    pub problem: Problem,
+    /// The refusal events on the Redis stream `tollgate:refusals`.
+    #[serde(default)]
+    pub refusals: Refusals,
+    /// Logs.
+    #[serde(default)]
+    pub log: Log,
+}
+
+/// How a start is decided.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(deny_unknown_fields, default)]
+pub struct Admission {
+    /// What a start does to the balance.
+    pub mode: Mode,
+    /// false: shadow. Decide, count (`would_refuse`), forward all the same.
+    pub enforce: bool,
+    /// A start whose balance cannot be found out; every route can override it.
+    pub on_outage: OnOutage,
+    /// Hold mode: credits set aside per start, for routes that name none. No
+    /// effect in lookup mode.
+    pub hold: Option<CreditAmount>,
+    /// Hold mode: for how long. No effect in lookup mode.
+    pub hold_for: Option<Span>,
+    /// Hold mode: whether the upstream deduplicates by `Idempotency-Key`. No
+    /// effect in lookup mode.
+    pub idempotency: Idempotency,
+}
+
+impl Default for Admission {
+    fn default() -> Self {
+        Admission {
+            mode: Mode::default(),
+            enforce: true,
+            on_outage: OnOutage::default(),
+            hold: None,
+            hold_for: None,
+            idempotency: Idempotency::default(),
+        }
+    }
+}
+
+/// How a start is decided.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// Read the balance on each request.
+    #[default]
+    Lookup,
+    /// Set credits aside atomically. Not in this version.
+    Hold,
+}
+
+/// A start whose balance cannot be found out.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub enum OnOutage {
+    /// 503, can be tried again.
+    #[default]
+    Refuse,
+    /// Let through.
+    Admit,
+}
+
+/// Whether the upstream deduplicates by `Idempotency-Key`.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub enum Idempotency {
+    /// It does not.
+    #[default]
+    Off,
+    /// It does.
+    Upstream,
+}
+
+/// One way to find out who pays.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(rename_all = "snake_case")]
+pub enum Identity {
+    /// The bearer token, looked up in Redis.
+    ApiKey(ApiKeyIdentity),
+    /// A header that your own auth proxy sets.
+    Header(HeaderIdentity),
+}
+
+/// The bearer token, looked up in Redis.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct ApiKeyIdentity {
+    /// The Redis hash of a key; `<sha256>` is replaced by the lower-case hex
+    /// SHA-256 of the token. Fields: `team`, or `teams` (blank separated) and
+    /// an optional default `team`; optionally `principal`.
+    #[serde(default = "defaults::api_key")]
+    pub key: values::ApiKeyTemplate,
+    /// The header with which a personal key picks one of its teams. Ignored
+    /// for agent keys.
+    pub team_header: Option<HeaderField>,
+    /// How long what a key stands for is remembered, at most 2s; 0s: never.
+    #[serde(default = "defaults::key_cache")]
+    pub cache: Span,
+}
+
+/// A header that your own auth proxy sets.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct HeaderIdentity {
+    /// The header with the team's id.
+    pub name: HeaderField,
+    /// The TCP peers (CIDR) it is believed from. From any other it counts as
+    /// absent and is not forwarded on start routes.
+    pub from: Vec<Cidr>,
+}
+
+/// A request that starts a run.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct Route {
+    /// Method and path: `POST /api/v1/runs/{id}/followups`. `{name}` stands for
+    /// one segment, `{*rest}` at the end for all that follow.
+    pub start: StartPattern,
+    /// What sets the run off, as events and metrics tell it.
+    #[serde(default)]
+    pub trigger: Trigger,
+    /// Hold mode: credits set aside. No effect in lookup mode.
+    pub hold: Option<CreditAmount>,
+    /// Hold mode: for how long. No effect in lookup mode.
+    pub hold_for: Option<Span>,
+    /// Parameters of the path that are secrets: they are never shown, logged or
+    /// written to events. Left out: those named `token` or `secret`.
+    pub secret_in_path: Option<Vec<String>>,
+    /// As `admission.on_outage`, for this route.
+    pub on_outage: Option<OnOutage>,
+    /// As `admission.enforce`, for this route.
+    pub enforce: Option<bool>,
+    /// The largest body; a larger one is answered 413. Left out: no bound.
+    pub max_body: Option<Size>,
+    /// As `upstream.read_timeout`, for this route.
+    pub read_timeout: Option<Span>,
+}
+
+impl Route {
+    /// The parameters of the path that are secrets.
+    #[must_use]
+    pub fn secrets(&self) -> Vec<&str> {
+        let by_default = |name: &&str| matches!(*name, "token" | "secret");
+        match &self.secret_in_path {
+            Some(names) => names.iter().map(String::as_str).collect(),
+            None => {
+                let names = self.start.segments().iter().filter_map(Segment::name);
+                names.filter(by_default).collect()
+            }
+        }
+    }
+}
+
+/// What set a run off.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub enum Trigger {
+    /// A call of the API.
+    #[default]
+    Api,
+    /// A schedule.
+    Schedule,
+    /// Slack.
+    Slack,
+    /// Linear.
+    Linear,
+    /// Another webhook.
+    Webhook,
+}
+
+/// What answers made at the edge look like.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(deny_unknown_fields, default)]
+pub struct Problem {
+    /// What the problem's `type` begins with; the code follows.
+    pub type_base: HeaderText,
+    /// Where credits can be bought: sent as `Link` with rel="help".
+    pub billing_url: Option<Url>,
+    /// Headers added to every answer made at the edge.
+    #[schemars(extend("propertyNames" = {"format": "header-name"}))]
+    pub headers: BTreeMap<HeaderField, HeaderText>,
+    /// Lets browsers read those answers, and answers preflights on start routes.
+    pub cors: Option<Cors>,
+}
+
+impl Default for Problem {
+    fn default() -> Self {
+        Problem {
+            type_base: defaults::type_base(),
+            billing_url: None,
+            headers: BTreeMap::new(),
+            cors: None,
+        }
+    }
+}
+
+/// Cross-origin reading of answers made at the edge.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct Cors {
+    /// Origins that may read them: `https://app.example.com`, or `*`.
+    pub origins: Vec<Origin>,
+    /// How long a browser may remember a preflight.
+    #[serde(default = "defaults::cors_max_age")]
+    pub max_age: Span,
+}
+
+/// The refusal events.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(deny_unknown_fields, default)]
+pub struct Refusals {
+    /// About how many events the stream keeps; older ones go.
+    pub stream_length: std::num::NonZeroUsize,
+    /// How many events may wait to be written; more are dropped and counted.
+    pub queue: std::num::NonZeroUsize,
+}
+
+impl Default for Refusals {
+    fn default() -> Self {
+        Refusals {
+            stream_length: values::at_least_one(100_000),
+            queue: values::at_least_one(10_000),
+        }
+    }
+}
+
+/// Logs.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(deny_unknown_fields, default)]
+pub struct Log {
+    /// `auto` is text on a terminal and JSON elsewhere.
+    #[schemars(extend("x-reload" = "restart"))]
+    pub format: LogFormat,
+    /// The least important level that is logged.
+    #[schemars(extend("x-reload" = "restart"))]
+    pub level: LogLevel,
+    /// Which requests get an access-log line.
+    #[schemars(extend("x-reload" = "restart"))]
+    pub access: AccessLog,
+}
+
+/// The form of log lines.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    /// Text on a terminal, JSON elsewhere.
+    #[default]
+    Auto,
+    /// One JSON object per line.
+    Json,
+    /// Text for people.
+    Text,
+}
+
+/// The least important level that is logged.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub enum LogLevel {
+    /// Something is broken.
+    Error,
+    /// Something needs a look.
+    Warn,
+    /// What an operator wants to know.
+    #[default]
+    Info,
+    /// What a developer wants to know.
+    Debug,
+}
+
+/// Which requests get an access-log line.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub enum AccessLog {
+    /// Every request.
+    #[default]
+    All,
+    /// Starts only.
+    Starts,
+    /// None.
+    Off,
+}
+
+impl From<OnOutage> for admission::OnOutage {
+    fn from(on_outage: OnOutage) -> Self {
+        match on_outage {
+            OnOutage::Refuse => Self::Refuse,
+            OnOutage::Admit => Self::Admit,
+        }
+    }
+}
+
+impl From<Trigger> for trigger::Trigger {
+    fn from(trigger: Trigger) -> Self {
+        match trigger {
+            Trigger::Api => Self::Api,
+            Trigger::Schedule => Self::Schedule,
+            Trigger::Slack => Self::Slack,
+            Trigger::Linear => Self::Linear,
+            Trigger::Webhook => Self::Webhook,
+        }
+    }
+}
+
+/// Values of keys that are left out.
+mod defaults {
+    use super::values::{ApiKeyTemplate, HeaderText, Span};
+
+    pub fn api_key() -> ApiKeyTemplate {
+        ApiKeyTemplate::default()
+    }
+    pub fn key_cache() -> Span {
+        Span::from_secs(2)
+    }
+    pub fn type_base() -> HeaderText {
+        HeaderText::constant("/reference/api-and-sdk/troubleshooting/errors/")
+    }
+    pub fn cors_max_age() -> Span {
+        Span::from_secs(600)
+    }
+}

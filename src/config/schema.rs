@@ -1,0 +1,138 @@
+//! The JSON Schema of the configuration, for editors and for `tollgate schema`.
+//!
+//! It comes from the types in [`super`]; the loader reads files by the same
+//! schema (`shape`), so the two cannot disagree.
+
+use schemars::generate::SchemaSettings;
+use serde_json::{Map, Value, json};
+
+use super::Config;
+
+/// The JSON Schema (draft 2020-12) of the configuration.
+///
+/// Besides what the keys are, it says of each under `x-reload` whether
+/// `restart` is needed to change it; keys without it change on reload.
+#[must_use]
+pub fn schema() -> Value {
+    let mut schema = plain();
+    accept_substitutions(&mut schema);
+    schema
+}
+
+/// The schema without what is only for readers of YAML files as they stand:
+/// here a number is a number.
+pub(super) fn plain() -> Value {
+    let generator = SchemaSettings::draft2020_12().into_generator();
+    let mut schema = generator.into_root_schema_for::<Config>().to_value();
+    drop_null(&mut schema);
+    if let Value::Object(root) = &mut schema {
+        root.insert("title".to_owned(), json!("tollgate configuration"));
+    }
+    schema
+}
+
+/// Takes `null` out: a key that is left out is absent here, never null.
+fn drop_null(schema: &mut Value) {
+    match schema {
+        Value::Array(items) => items.iter_mut().for_each(drop_null),
+        Value::Object(object) => {
+            drop_null_here(object);
+            object.values_mut().for_each(drop_null);
+        }
+        _ => {}
+    }
+}
+
+fn drop_null_here(object: &mut Map<String, Value>) {
+    if let Some(Value::Array(types)) = object.get_mut("type") {
+        types.retain(|name| name != "null");
+        if let [only] = types.as_slice() {
+            let only = only.clone();
+            object.insert("type".to_owned(), only);
+        }
+    }
+    if let Some(Value::Array(choices)) = object.get_mut("anyOf") {
+        choices.retain(|choice| choice != &json!({"type": "null"}));
+        if let [Value::Object(only)] = choices.as_slice() {
+            let only = only.clone();
+            object.remove("anyOf");
+            for (key, value) in only {
+                object.entry(key).or_insert(value);
+            }
+        }
+    }
+    match object.get_mut("default") {
+        Some(Value::Null) => {
+            object.remove("default");
+        }
+        Some(Value::Object(block)) => block.retain(|_, value| !value.is_null()),
+        _ => {}
+    }
+}
+
+/// Lets `${…}` stand where a number or a truth value is asked for, so that an
+/// editor does not mark it.
+fn accept_substitutions(schema: &mut Value) {
+    match schema {
+        Value::Array(items) => items.iter_mut().for_each(accept_substitutions),
+        Value::Object(object) => {
+            object.values_mut().for_each(accept_substitutions);
+            let scalar = object.get("type").and_then(Value::as_str);
+            if !matches!(scalar, Some("integer" | "boolean")) {
+                return;
+            }
+            let mut typed = Map::new();
+            for key in ["type", "format", "minimum", "maximum"] {
+                if let Some(value) = object.remove(key) {
+                    typed.insert(key.to_owned(), value);
+                }
+            }
+            object.insert(
+                "anyOf".to_owned(),
+                json!([typed, {"type": "string", "pattern": r"\$\{"}]),
+            );
+        }
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at<'a>(schema: &'a Value, pointer: &str) -> &'a Value {
+        schema
+            .pointer(pointer)
+            .unwrap_or_else(|| panic!("{pointer}"))
+    }
+
+    #[test]
+    fn says_what_needs_a_restart_and_what_is_the_default() {
+        let schema = schema();
+        assert_eq!(
+            at(&schema, "/$defs/Server/properties/listen/x-reload"),
+            "restart"
+        );
+        assert_eq!(
+            at(&schema, "/$defs/Redis/properties/deadline/default"),
+            "50ms"
+        );
+        assert_eq!(
+            at(&schema, "/$defs/CreditAmount/type"),
+            &json!(["string", "number"])
+        );
+    }
+
+    #[test]
+    fn null_is_nowhere() {
+        assert!(!schema().to_string().contains("null"));
+    }
+
+    #[test]
+    fn a_number_may_be_filled_in() {
+        let threads = schema();
+        let threads = at(&threads, "/$defs/Server/properties/threads");
+        assert_eq!(at(threads, "/anyOf/0/type"), "integer");
+        assert_eq!(at(threads, "/anyOf/1/type"), "string");
+    }
+}

@@ -1,0 +1,274 @@
+//! The JSON Schema of the configuration, read into a tree without references.
+//!
+//! The loader, the reference and the comparison on reload all walk this tree,
+//! so they agree with the published schema and with each other.
+
+use std::sync::OnceLock;
+
+use serde_json::{Map, Value};
+
+use super::schema;
+use super::values::{FormEntry, form};
+
+/// What may stand at a place.
+#[derive(Clone, Debug)]
+pub enum Shape {
+    /// A mapping with known keys.
+    Block(Vec<Field>),
+    /// A mapping with one key, which says what kind of thing it is.
+    Kinds(Vec<Field>),
+    /// A mapping whose keys the operator chooses.
+    Map(&'static FormEntry, Box<Shape>),
+    /// A list.
+    List(Box<Shape>),
+    /// One of a few words.
+    Choice(Vec<Word>),
+    /// A whole number between these two.
+    Integer(u64, u64),
+    /// `true` or `false`.
+    Truth,
+    /// A text with a form.
+    Formed(&'static FormEntry),
+    /// The path of a file.
+    Path,
+    /// Any text that is not empty.
+    Text,
+}
+
+/// A key of a block.
+#[derive(Clone, Debug)]
+pub struct Field {
+    pub name: String,
+    pub description: String,
+    pub shape: Shape,
+    pub presence: Presence,
+    pub reload: Reload,
+}
+
+/// Whether a key may be left out.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Presence {
+    /// It must be there.
+    Required,
+    /// It may be left out, and then this holds.
+    Default(Value),
+    /// It may be left out, and then there is none.
+    Optional,
+}
+
+/// What it takes to change a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reload {
+    /// SIGHUP.
+    Reload,
+    /// A new process.
+    Restart,
+}
+
+/// One of a few words, and what it means.
+#[derive(Clone, Debug)]
+pub struct Word {
+    pub word: String,
+    pub description: String,
+}
+
+/// The shape of the whole configuration.
+pub fn root() -> &'static Shape {
+    static ROOT: OnceLock<Shape> = OnceLock::new();
+    ROOT.get_or_init(|| {
+        let schema = schema::plain();
+        Reader { root: &schema }.shape(&schema)
+    })
+}
+
+impl Shape {
+    /// The keys of a block; none for anything else.
+    pub fn fields(&self) -> &[Field] {
+        match self {
+            Shape::Block(fields) | Shape::Kinds(fields) => fields,
+            _ => &[],
+        }
+    }
+
+    /// The key of that name.
+    pub fn field(&self, name: &str) -> Option<&Field> {
+        self.fields().iter().find(|field| field.name == name)
+    }
+
+    /// Whether it is written as a single value.
+    pub fn is_scalar(&self) -> bool {
+        match self {
+            Shape::Block(_) | Shape::Kinds(_) | Shape::Map(..) | Shape::List(_) => false,
+            Shape::Choice(_)
+            | Shape::Integer(..)
+            | Shape::Truth
+            | Shape::Formed(_)
+            | Shape::Path
+            | Shape::Text => true,
+        }
+    }
+
+    /// Whether an empty mapping is a valid value.
+    pub fn may_be_empty(&self) -> bool {
+        match self {
+            Shape::Block(fields) => fields
+                .iter()
+                .all(|field| field.presence != Presence::Required),
+            Shape::Map(..) => true,
+            _ => false,
+        }
+    }
+}
+
+/// Follows references within one schema.
+struct Reader<'a> {
+    root: &'a Value,
+}
+
+impl Reader<'_> {
+    fn shape(&self, schema: &Value) -> Shape {
+        let schema = self.resolved(schema);
+        let text = |key: &str| schema.get(key).and_then(Value::as_str);
+        if let Some(form) = text("format").and_then(form) {
+            return Shape::Formed(form);
+        }
+        if text("format") == Some("path") {
+            return Shape::Path;
+        }
+        if let Some(choices) = schema.get("oneOf").and_then(Value::as_array) {
+            return self.choices(choices);
+        }
+        match text("type") {
+            Some("object") => self.object(&schema),
+            Some("array") => Shape::List(Box::new(
+                self.shape(schema.get("items").unwrap_or(&Value::Null)),
+            )),
+            Some("integer") => {
+                let bound = |key: &str| schema.get(key).and_then(Value::as_u64);
+                let widest = match text("format") {
+                    Some("uint32") => u64::from(u32::MAX),
+                    // What every program that reads the schema can count to.
+                    _ => (1 << 53) - 1,
+                };
+                Shape::Integer(
+                    bound("minimum").unwrap_or(0),
+                    bound("maximum").unwrap_or(widest),
+                )
+            }
+            Some("boolean") => Shape::Truth,
+            _ => Shape::Text,
+        }
+    }
+
+    /// A schema with its reference followed; what stands beside `$ref` wins.
+    fn resolved(&self, schema: &Value) -> Map<String, Value> {
+        let Value::Object(own) = schema else {
+            return Map::new();
+        };
+        let target = own
+            .get("$ref")
+            .and_then(Value::as_str)
+            .and_then(|reference| self.root.pointer(reference.strip_prefix('#')?));
+        let mut resolved = target
+            .map(|target| self.resolved(target))
+            .unwrap_or_default();
+        resolved.extend(own.iter().map(|(key, value)| (key.clone(), value.clone())));
+        resolved
+    }
+
+    fn choices(&self, choices: &[Value]) -> Shape {
+        let words: Vec<Word> = choices.iter().filter_map(word).collect();
+        if words.len() == choices.len() {
+            return Shape::Choice(words);
+        }
+        let kind = |choice: &Value| {
+            let choice = self.resolved(choice);
+            let mut fields = self.fields(&choice);
+            // The comment of a variant is on the choice, not on its one key.
+            if let ([field], about) = (fields.as_mut_slice(), description(&choice)) {
+                field.description = about;
+            }
+            fields
+        };
+        Shape::Kinds(choices.iter().flat_map(kind).collect())
+    }
+
+    fn object(&self, schema: &Map<String, Value>) -> Shape {
+        let key_form = schema
+            .get("propertyNames")
+            .and_then(|names| names.get("format"))
+            .and_then(Value::as_str)
+            .and_then(form);
+        let Some(key_form) = key_form else {
+            return Shape::Block(self.fields(schema));
+        };
+        let by_pattern = schema.get("patternProperties").and_then(Value::as_object);
+        let value = by_pattern
+            .and_then(|patterns| patterns.values().next())
+            .or_else(|| schema.get("additionalProperties"));
+        Shape::Map(
+            key_form,
+            Box::new(self.shape(value.unwrap_or(&Value::Null))),
+        )
+    }
+
+    /// The keys of an object: the required ones first, in the order of the
+    /// types, then the others by name.
+    fn fields(&self, schema: &Map<String, Value>) -> Vec<Field> {
+        let Some(properties) = schema.get("properties").and_then(Value::as_object) else {
+            return Vec::new();
+        };
+        let names = schema.get("required").and_then(Value::as_array);
+        let required: Vec<&str> = names
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str)
+            .collect();
+        let field = |name: &str, property: &Value| self.field(name, property, &required);
+        let first = required
+            .iter()
+            .filter_map(|name| Some(field(name, properties.get(*name)?)));
+        let others = properties
+            .iter()
+            .filter(|(name, _)| !required.contains(&name.as_str()));
+        first
+            .chain(others.map(|(name, property)| field(name, property)))
+            .collect()
+    }
+
+    fn field(&self, name: &str, property: &Value, required: &[&str]) -> Field {
+        let resolved = self.resolved(property);
+        let restart = property.get("x-reload").and_then(Value::as_str) == Some("restart");
+        Field {
+            name: name.to_owned(),
+            description: description(&resolved),
+            shape: self.shape(property),
+            presence: match property.get("default") {
+                _ if required.contains(&name) => Presence::Required,
+                Some(default) => Presence::Default(default.clone()),
+                None => Presence::Optional,
+            },
+            reload: if restart {
+                Reload::Restart
+            } else {
+                Reload::Reload
+            },
+        }
+    }
+}
+
+fn word(schema: &Value) -> Option<Word> {
+    Some(Word {
+        word: schema.get("const")?.as_str()?.to_owned(),
+        description: description(schema.as_object()?),
+    })
+}
+
+/// The description on one line.
+fn description(schema: &Map<String, Value>) -> String {
+    schema
+        .get("description")
+        .and_then(Value::as_str)
+        .unwrap_or_default()
+        .replace('\n', " ")
+}
