@@ -15,3 +15,5 @@
 
 pub mod billing;
 pub mod config;
+pub mod ledger;
+pub mod refusals;

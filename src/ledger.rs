@@ -1,0 +1,137 @@
+//! The store of balances: what it promises, whatever it is made of.
+//!
+//! Two ledgers keep the promises of [`Ledger`]: [`memory`] for demos and
+//! trials in one process, [`redis`] for everything else. `tests/ledger.rs`
+//! runs one contract suite against both. What a balance means is the business
+//! of [`crate::billing`]; this floor only finds it out, within a deadline.
+
+pub mod memory;
+pub mod redis;
+
+use std::time::Instant;
+
+use async_trait::async_trait;
+
+use crate::billing::credits::Credits;
+use crate::billing::team::{Principal, TeamId};
+
+/// Why the ledger gave no answer. Each variant says what may be assumed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LedgerError {
+    /// The ledger does not answer: it concerns every team, and may pass.
+    /// Nothing is known, nothing was changed by a read.
+    #[error("the ledger does not answer: {0}")]
+    Outage(String),
+    /// The ledger answered, but what it holds for this one team or key is not
+    /// what it should be. It concerns no other team.
+    #[error("the ledger has no usable entry for this one: {0}")]
+    Corrupt(String),
+    /// A change was sent and no reply came: it may or may not have happened.
+    #[error("the ledger was told and did not reply: {0}")]
+    OutcomeUnknown(String),
+    /// This ledger cannot do that at all.
+    #[error("{0}")]
+    Unsupported(String),
+}
+
+/// What an API key stands for (`apikey:<sha256>`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyFact {
+    /// The team that pays unless the request picks another.
+    pub team: Option<TeamId>,
+    /// The teams that a personal key may pick from; `None` for an agent key.
+    pub teams: Option<Vec<TeamId>>,
+    /// Who holds the key.
+    pub principal: Option<Principal>,
+}
+
+/// Whether the ledger can be relied on just now, for `/readyz` and metrics.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Health {
+    /// It answers.
+    Up,
+    /// It does not, and why.
+    Down(String),
+}
+
+/// A store of balances.
+///
+/// Every call returns within the configured deadline plus a few milliseconds.
+#[async_trait]
+pub trait Ledger: Send + Sync {
+    /// The team's balance, read now; `None` if the ledger holds none.
+    ///
+    /// # Errors
+    /// [`LedgerError::Outage`] or [`LedgerError::Corrupt`]. Never a made-up
+    /// zero.
+    async fn balance_by(
+        &self,
+        team: &TeamId,
+        until: Instant,
+    ) -> Result<Option<Credits>, LedgerError>;
+
+    /// When a request that begins now has to be answered.
+    fn until(&self) -> Instant;
+
+    /// As [`Ledger::balance_by`], with a deadline of its own.
+    ///
+    /// # Errors
+    /// As for [`Ledger::balance_by`].
+    async fn balance(&self, team: &TeamId) -> Result<Option<Credits>, LedgerError> {
+        self.balance_by(team, self.until()).await
+    }
+
+    /// As [`Ledger::key_fact_by`], with a deadline of its own.
+    ///
+    /// # Errors
+    /// As for [`Ledger::key_fact_by`].
+    async fn key_fact(&self, sha256: &str) -> Result<Option<KeyFact>, LedgerError> {
+        self.key_fact_by(sha256, self.until()).await
+    }
+
+    /// What an API key stands for, by the lower-case hex SHA-256 of the key;
+    /// `None` if the ledger does not know the key.
+    ///
+    /// # Errors
+    /// [`LedgerError::Outage`] or [`LedgerError::Corrupt`].
+    async fn key_fact_by(
+        &self,
+        sha256: &str,
+        until: Instant,
+    ) -> Result<Option<KeyFact>, LedgerError>;
+
+    /// Sets the team's balance.
+    ///
+    /// # Errors
+    /// As for [`Ledger::balance`]; [`LedgerError::OutcomeUnknown`] if it was
+    /// sent and not answered.
+    async fn set_balance(&self, team: &TeamId, credits: Credits) -> Result<(), LedgerError>;
+
+    /// Adds to the team's balance (a missing one counts as zero) and returns
+    /// the new balance. Concurrent grants all count.
+    ///
+    /// # Errors
+    /// As for [`Ledger::set_balance`].
+    async fn grant(&self, team: &TeamId, credits: Credits) -> Result<Credits, LedgerError>;
+
+    /// Whether the ledger answers, as last seen. Does not wait.
+    fn health(&self) -> Health;
+}
+
+/// The sum, if it can be held exactly.
+///
+/// # Errors
+/// [`LedgerError::Unsupported`] if it is beyond what [`Credits`] tells apart:
+/// what is written must not be the bound in place of the sum.
+fn add_exactly(before: Credits, added: Credits) -> Result<Credits, LedgerError> {
+    let sum = before.saturating_add(added);
+    let exact = before.micro().checked_add(added.micro());
+    if exact == Some(sum.micro()) {
+        Ok(sum)
+    } else {
+        Err(LedgerError::Unsupported(
+            "the balance would become too large to be told exactly, and nothing was added"
+                .to_owned(),
+        ))
+    }
+}

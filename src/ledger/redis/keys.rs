@@ -1,0 +1,111 @@
+//! Where in Redis things are: key templates with the placeholders filled in.
+//!
+//! No Redis command is made here, and no template is judged: that a template
+//! has its placeholder is the business of the configuration.
+
+use std::fmt;
+
+use redis::{RedisWrite, ToRedisArgs};
+
+/// Replaced by the team's id.
+const TEAM: &str = "<team>";
+
+/// Replaced by the lower-case hex SHA-256 of an API key.
+const SHA256: &str = "<sha256>";
+
+/// The names of the keys, as the configuration gives them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Keys {
+    /// The key of a team's balance, with `<team>` in it.
+    pub balance: String,
+    /// If the balance key is a hash: the field, with or without `<team>` in it.
+    pub field: Option<String>,
+    /// The hash of an API key, with `<sha256>` in it.
+    pub api_key: String,
+    /// A key that must exist, or the ledger counts as lost.
+    pub canary: Option<String>,
+}
+
+/// A key with a hole in it, taken apart once so that each request only copies.
+#[derive(Debug)]
+pub(super) struct Template {
+    /// What stands before the first hole.
+    head: Box<str>,
+    /// What stands after each hole.
+    tails: Box<[Box<str>]>,
+}
+
+impl Template {
+    pub(super) fn for_team(text: &str) -> Self {
+        Self::new(text, TEAM)
+    }
+
+    pub(super) fn for_api_key(text: &str) -> Self {
+        Self::new(text, SHA256)
+    }
+
+    fn new(text: &str, placeholder: &str) -> Self {
+        let mut parts = text.split(placeholder).map(Box::from);
+        Template {
+            head: parts.next().unwrap_or_default(),
+            tails: parts.collect(),
+        }
+    }
+
+    /// The key with this value in every hole.
+    pub(super) fn fill<'a>(&'a self, value: &'a str) -> Filled<'a> {
+        Filled {
+            template: self,
+            value,
+        }
+    }
+}
+
+/// A template and what goes into its holes. Written straight into the command,
+/// without a string of its own.
+#[derive(Clone, Copy)]
+pub(super) struct Filled<'a> {
+    template: &'a Template,
+    value: &'a str,
+}
+
+impl fmt::Display for Filled<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.template.head)?;
+        for tail in &self.template.tails {
+            f.write_str(self.value)?;
+            f.write_str(tail)?;
+        }
+        Ok(())
+    }
+}
+
+impl ToRedisArgs for Filled<'_> {
+    fn write_redis_args<W>(&self, out: &mut W)
+    where
+        W: ?Sized + RedisWrite,
+    {
+        out.write_arg_fmt(self);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_hole_is_filled_and_the_rest_stays() {
+        for (template, expected) in [
+            ("credits:{<team>}", "credits:{acme}"),
+            ("<team>", "acme"),
+            ("<team>:credits:<team>", "acme:credits:acme"),
+            ("balances", "balances"),
+            ("<sha256>", "<sha256>"),
+        ] {
+            assert_eq!(
+                Template::for_team(template).fill("acme").to_string(),
+                expected
+            );
+        }
+    }
+}

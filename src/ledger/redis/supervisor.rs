@@ -1,0 +1,285 @@
+//! Keeps one good link to Redis up, and the breaker.
+//!
+//! The breaker is not a thing of its own: requests can only ask while a link
+//! is published, and a link is published only after it has answered a probe.
+//! Too many faults in a row retire it, and then every request is told of the
+//! outage at once while this task connects and probes on its own time. So an
+//! outage costs at most `breaker_failures` rounds of requests their deadline.
+//!
+//! A retired link is never used again: the replies still owed on it would come
+//! late, and behind each other.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use redis::{Cmd, Pipeline, Value};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout_at};
+
+use super::fault::Fault;
+use super::link::Link;
+use super::transport::Target;
+
+/// How many attempts to connect may be under way at once.
+const ATTEMPTS_MAX: u32 = 8;
+
+/// How requests find the link.
+#[derive(Debug)]
+pub(super) enum State {
+    /// Ask over this one.
+    Up(Arc<Link>),
+    /// There is none, and why.
+    Down(String),
+}
+
+/// What requests and the supervising task share.
+#[derive(Debug)]
+pub(super) struct Core {
+    pub(super) target: Target,
+    /// The longest a request waits.
+    pub(super) deadline: Duration,
+    pub(super) connect_timeout: Duration,
+    /// Faults in a row that retire a link.
+    pub(super) faults_max: u32,
+    /// The pause between attempts, and between probes of an idle link.
+    pub(super) probe_interval: Duration,
+    /// A read like those that requests make, of a team that is none.
+    pub(super) sample: Cmd,
+    /// `EXISTS` of the canary key, if there is one.
+    pub(super) canary: Option<Cmd>,
+    pub(super) state: ArcSwap<State>,
+    /// Told of every change of `state`.
+    pub(super) changes: watch::Sender<()>,
+}
+
+impl Core {
+    /// Keeps a link up, for ever.
+    pub(super) async fn keep_up(self: Arc<Self>) {
+        loop {
+            let link = self.connect().await;
+            self.publish(&link);
+            self.watch(&link).await;
+            // A link that never served would be replaced as fast as it fails.
+            if !link.has_served() {
+                sleep(self.probe_interval).await;
+            }
+        }
+    }
+
+    /// Tries until a link answers a probe.
+    async fn connect(self: &Arc<Self>) -> Arc<Link> {
+        let mut attempts = JoinSet::new();
+        let mut count: usize = 0;
+        let mut next = Instant::now();
+        loop {
+            tokio::select! {
+                () = sleep_until(next) => {
+                    let core = Arc::clone(self);
+                    attempts.spawn(async move { core.attempt(count).await });
+                    count = count.wrapping_add(1);
+                    next = self.next_attempt();
+                }
+                Some(done) = attempts.join_next() => match done {
+                    Ok(Ok(link)) => {
+                        // One short of the limit: a server that answers probes
+                        // and nothing else costs one request each time.
+                        link.start_faults_at(self.faults_max.saturating_sub(1));
+                        return Arc::new(link);
+                    }
+                    Ok(Err(why)) => self.stay_down(why),
+                    Err(panic) => self.stay_down(panic.to_string()),
+                },
+            }
+        }
+    }
+
+    /// When to begin another attempt after this one. They overlap if they hang:
+    /// a packet that a dead network swallowed is sent again only after a
+    /// second, and a fresh attempt beside the old one gets through as soon as
+    /// the network does.
+    fn next_attempt(&self) -> Instant {
+        let spread = self.connect_timeout.checked_div(ATTEMPTS_MAX);
+        let pause = self.probe_interval.max(spread.unwrap_or_default());
+        let now = Instant::now();
+        now.checked_add(pause).unwrap_or(now)
+    }
+
+    /// Connects once and probes. The error is a sentence for people.
+    async fn attempt(&self, count: usize) -> Result<Link, String> {
+        let link = Link::open(&self.target, count, self.connect_timeout).await?;
+        match self.probe(&link).await {
+            Ok(()) => Ok(link),
+            Err(fault) => Err(self.explain(&fault)),
+        }
+    }
+
+    /// Asks whether Redis answers, and whether it still holds the balances.
+    pub(super) async fn probe(&self, link: &Link) -> Result<(), Fault> {
+        let until = self.until();
+        self.ping(link, until).await?;
+        // Then what requests will ask for, so that a server that answers, but
+        // not that, does not count as one that answers.
+        let read = self.read(link, self.sample.clone());
+        match self.within(until, read).await {
+            Ok(_) | Err(Fault::Entry(_)) => Ok(()),
+            Err(fault) => Err(fault),
+        }
+    }
+
+    /// Asks whether Redis answers.
+    pub(super) async fn ping(&self, link: &Link, until: Instant) -> Result<(), Fault> {
+        // What comes back has to be what was sent just now: a reply that
+        // belongs to something else is noticed.
+        let nonce = format!("tollgate {:016x}", rand::random::<u64>());
+        let mut ping = redis::cmd("PING");
+        ping.arg(&nonce);
+        match self.within(until, link.ask(&ping)).await {
+            Ok(Value::BulkString(echo)) if echo == nonce.as_bytes() => Ok(()),
+            // Not allowed to ask that, but answered.
+            Err(Fault::Entry(_) | Fault::Forbidden(_)) => Ok(()),
+            Ok(_) => Err(Fault::nonsense()),
+            Err(fault) => Err(fault),
+        }
+    }
+
+    /// Asks for one thing. With a canary, both are read in the same instant:
+    /// between two reads the balances could be lost and the loss go unseen.
+    pub(super) async fn read(&self, link: &Link, command: Cmd) -> Result<Value, Fault> {
+        let Some(canary) = &self.canary else {
+            return link.ask(&command).await;
+        };
+        let mut commands = Pipeline::with_capacity(4);
+        commands.cmd("MULTI");
+        commands.add_command(canary.clone());
+        commands.add_command(command);
+        commands.cmd("EXEC");
+        read_transaction(link.ask_all(&commands).await?)
+    }
+
+    /// When a call that begins now has to be over.
+    pub(super) fn until(&self) -> Instant {
+        let now = Instant::now();
+        now.checked_add(self.deadline).unwrap_or(now)
+    }
+
+    /// Waits for a reply until then.
+    pub(super) async fn within<T>(
+        &self,
+        until: Instant,
+        reply: impl Future<Output = Result<T, Fault>>,
+    ) -> Result<T, Fault> {
+        timeout_at(until, reply).await.unwrap_or(Err(Fault::Silent))
+    }
+
+    /// Watches a link until it is retired.
+    async fn watch(&self, link: &Arc<Link>) {
+        let mut ticks = interval(self.probe_interval);
+        // The first tick comes at once, and the link was probed just now.
+        ticks.reset();
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        while self.is_current(link) {
+            tokio::select! {
+                () = link.needs_a_look() => if link.is_over() {
+                    self.retire(link, "redis closed the connection".to_owned());
+                },
+                _ = ticks.tick() => if !link.take_used() {
+                    let outcome = self.probe(link).await;
+                    self.note(link, &outcome);
+                },
+            }
+        }
+    }
+
+    /// Draws the conclusions from what came of a command.
+    pub(super) fn note<T>(&self, link: &Arc<Link>, outcome: &Result<T, Fault>) {
+        match outcome {
+            Ok(_) | Err(Fault::Entry(_)) => link.forget_faults(),
+            Err(fault @ (Fault::Silent | Fault::Refusing(_) | Fault::Forbidden(_))) => {
+                if link.count_fault() >= self.faults_max {
+                    self.retire(link, self.explain(fault));
+                }
+            }
+            Err(fault @ (Fault::Lost(_) | Fault::CanaryMissing)) => {
+                self.retire(link, self.explain(fault));
+            }
+        }
+    }
+
+    /// A fault in words.
+    pub(super) fn explain(&self, fault: &Fault) -> String {
+        match fault {
+            Fault::Silent => format!("redis did not reply within {:?}", self.deadline),
+            Fault::CanaryMissing => {
+                "the canary key (`balances.canary`) is missing: the balances are lost, restore them and write it last"
+                    .to_owned()
+            }
+            Fault::Lost(text)
+            | Fault::Refusing(text)
+            | Fault::Forbidden(text)
+            | Fault::Entry(text) => text.clone(),
+        }
+    }
+
+    fn is_current(&self, link: &Arc<Link>) -> bool {
+        matches!(&**self.state.load(), State::Up(current) if Arc::ptr_eq(current, link))
+    }
+
+    pub(super) fn publish(&self, link: &Arc<Link>) {
+        self.state.store(Arc::new(State::Up(Arc::clone(link))));
+        self.changes.send_replace(());
+        tracing::info!(redis = %self.target, "the ledger answers");
+    }
+
+    /// Takes a link out of use. Of several callers, one does it.
+    fn retire(&self, link: &Arc<Link>, why: String) {
+        let current = self.state.load();
+        if !matches!(&**current, State::Up(published) if Arc::ptr_eq(published, link)) {
+            return;
+        }
+        let down = Arc::new(State::Down(why.clone()));
+        let previous = self.state.compare_and_swap(&*current, down);
+        if Arc::ptr_eq(&previous, &current) {
+            self.changes.send_replace(());
+            link.wake();
+            tracing::warn!(redis = %self.target, reason = why, "the ledger does not answer");
+        }
+    }
+
+    /// Keeps the newest reason while there is no link.
+    fn stay_down(&self, why: String) {
+        let unchanged = matches!(&**self.state.load(), State::Down(before) if *before == why);
+        if !unchanged {
+            tracing::warn!(redis = %self.target, reason = why, "the ledger still does not answer");
+            self.state.store(Arc::new(State::Down(why)));
+            self.changes.send_replace(());
+        }
+    }
+}
+
+/// Takes the replies to `MULTI`, `EXISTS canary`, the command, `EXEC` apart.
+fn read_transaction(replies: Vec<Value>) -> Result<Value, Fault> {
+    let refused = replies.iter().find_map(|reply| match reply {
+        // EXECABORT only repeats that an earlier one was refused.
+        Value::ServerError(error) if error.code() != "EXECABORT" => Some(error),
+        _ => None,
+    });
+    if let Some(error) = refused {
+        return Err(Fault::from_server(error));
+    }
+    let Some(Value::Array(results)) = replies.into_iter().nth(3) else {
+        return Err(Fault::nonsense());
+    };
+    let Ok([canary, value]) = <[Value; 2]>::try_from(results) else {
+        return Err(Fault::nonsense());
+    };
+    match (canary, value) {
+        (Value::Int(0), _) => Err(Fault::CanaryMissing),
+        (Value::ServerError(error), _) | (_, Value::ServerError(error)) => {
+            Err(Fault::from_server(&error))
+        }
+        (Value::Int(_), value) => Ok(value),
+        _ => Err(Fault::nonsense()),
+    }
+}

@@ -1,0 +1,297 @@
+//! Bytes to and from Redis: TCP, TLS or a Unix socket, and a bound on how much
+//! Redis may send without completing a reply.
+//!
+//! redis-rs could open its own sockets, but it gathers a reply without a limit,
+//! and it goes on reading while nothing is asked: a peer that never ends its
+//! bulk string would fill the memory. Hence [`Metered`], and hence the dialling
+//! here. What is said over the wire is redis-rs's business.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use redis::io::tcp::socket2::{SockRef, TcpKeepalive};
+use redis::{ConnectionAddr, IntoConnectionInfo, ProtocolVersion, RedisConnectionInfo};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, UnixStream, lookup_host};
+use tokio_rustls::TlsConnector;
+
+use super::{SettingsError, TlsFiles};
+
+/// The most bytes that may arrive while no reply is completed. Many times what
+/// all requests in flight can be owed; a reply that is larger can only be a
+/// value that is no balance, or a peer that is no Redis.
+const UNANSWERED_MAX_BYTES: usize = 4 * 1024 * 1024;
+
+/// How long a connection is idle before the kernel asks whether the peer lives.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(15);
+
+/// The pause between the kernel's questions.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+
+/// How long sent bytes may stay unacknowledged before the kernel gives up.
+const USER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Where Redis is and how to introduce oneself there.
+#[derive(Debug)]
+pub(super) struct Target {
+    address: Address,
+    /// User, password and database number.
+    pub(super) hello: RedisConnectionInfo,
+}
+
+enum Address {
+    Tcp(String, u16),
+    Tls(String, u16, ServerName<'static>, TlsConnector),
+    Unix(PathBuf),
+}
+
+impl std::fmt::Debug for Address {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+impl std::fmt::Display for Address {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Address::Tcp(host, port) | Address::Tls(host, port, ..) if host.contains(':') => {
+                write!(f, "[{host}]:{port}")
+            }
+            Address::Tcp(host, port) | Address::Tls(host, port, ..) => write!(f, "{host}:{port}"),
+            Address::Unix(path) => write!(f, "{}", path.display()),
+        }
+    }
+}
+
+impl std::fmt::Display for Target {
+    /// The address alone, for messages.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.address.fmt(f)
+    }
+}
+
+impl Target {
+    /// Reads the URL and the TLS files. Opens no socket.
+    pub(super) fn new(url: &str, tls: Option<&TlsFiles>) -> Result<Self, SettingsError> {
+        let info = url
+            .into_connection_info()
+            .map_err(|error| SettingsError::Url(error.to_string()))?;
+        let address = match info.addr() {
+            ConnectionAddr::Tcp(host, port) => Address::Tcp(host.clone(), *port),
+            ConnectionAddr::TcpTls { insecure: true, .. } => {
+                return Err(SettingsError::Url(
+                    "#insecure is not supported: name the certificate authority in `ca` instead"
+                        .to_owned(),
+                ));
+            }
+            ConnectionAddr::TcpTls { host, port, .. } => {
+                let name = ServerName::try_from(host.clone())
+                    .map_err(|error| SettingsError::Url(error.to_string()))?;
+                let config = tls_config(tls)?;
+                Address::Tls(host.clone(), *port, name, TlsConnector::from(config))
+            }
+            ConnectionAddr::Unix(path) => Address::Unix(path.clone()),
+            _ => {
+                return Err(SettingsError::Url(
+                    "write redis://, rediss:// or redis+unix://".to_owned(),
+                ));
+            }
+        };
+        if tls.is_some() && !matches!(address, Address::Tls(..)) {
+            return Err(SettingsError::Url(
+                "certificate files are given, but only rediss:// uses them".to_owned(),
+            ));
+        }
+        let hello = info
+            .redis_settings()
+            .clone()
+            // What is read here has the same form in both; the older one is
+            // also spoken by everything that passes for Redis.
+            .set_protocol(ProtocolVersion::RESP2)
+            .set_lib_name("tollgate", env!("CARGO_PKG_VERSION"));
+        Ok(Target { address, hello })
+    }
+
+    /// Opens a connection. `attempt` counts up, so that each attempt begins
+    /// with another of a name's addresses and one that is dead cannot hide the
+    /// others.
+    pub(super) async fn dial(&self, attempt: usize) -> io::Result<(Metered, Arc<Meter>)> {
+        let stream: Box<dyn Stream> = match &self.address {
+            Address::Tcp(host, port) => Box::new(dial_tcp(host, *port, attempt).await?),
+            Address::Tls(host, port, name, connector) => {
+                let stream = dial_tcp(host, *port, attempt).await?;
+                Box::new(connector.connect(name.clone(), stream).await?)
+            }
+            Address::Unix(path) => Box::new(UnixStream::connect(path).await?),
+        };
+        let meter = Arc::new(Meter::default());
+        let metered = Metered {
+            stream,
+            meter: Arc::clone(&meter),
+        };
+        Ok((metered, meter))
+    }
+}
+
+async fn dial_tcp(host: &str, port: u16, attempt: usize) -> io::Result<TcpStream> {
+    let mut addresses: Vec<_> = lookup_host((host, port)).await?.collect();
+    let start = attempt.checked_rem(addresses.len()).unwrap_or_default();
+    addresses.rotate_left(start);
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    for address in addresses {
+        match TcpStream::connect(address).await {
+            Ok(stream) => {
+                let socket = SockRef::from(&stream);
+                socket.set_tcp_nodelay(true)?;
+                socket.set_tcp_keepalive(
+                    &TcpKeepalive::new()
+                        .with_time(KEEPALIVE_IDLE)
+                        .with_interval(KEEPALIVE_INTERVAL),
+                )?;
+                #[cfg(target_os = "linux")]
+                socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
+                return Ok(stream);
+            }
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+/// The TLS client: certificates and names are always verified.
+fn tls_config(files: Option<&TlsFiles>) -> Result<Arc<ClientConfig>, SettingsError> {
+    let mut roots = RootCertStore::empty();
+    match files.and_then(|files| files.ca.as_deref()) {
+        Some(path) => {
+            for certificate in read_certificates(path)? {
+                roots
+                    .add(certificate)
+                    .map_err(|error| tls_error(path, error))?;
+            }
+        }
+        None => {
+            // Some system stores hold certificates that rustls does not read;
+            // the others count.
+            let found = rustls_native_certs::load_native_certs();
+            roots.add_parsable_certificates(found.certs);
+        }
+    }
+    if roots.is_empty() {
+        return Err(SettingsError::Tls(
+            "no certificate authority to trust: name one in `ca`".to_owned(),
+        ));
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| SettingsError::Tls(error.to_string()))?
+        .with_root_certificates(roots);
+    let identity = files.map(|files| (files.cert.as_deref(), files.key.as_deref()));
+    let config = match identity {
+        Some((Some(cert), Some(key))) => {
+            let chain = read_certificates(cert)?;
+            let key = PrivateKeyDer::from_pem_file(key).map_err(|error| tls_error(key, error))?;
+            builder
+                .with_client_auth_cert(chain, key)
+                .map_err(|error| tls_error(cert, error))?
+        }
+        None | Some((None, None)) => builder.with_no_client_auth(),
+        Some(_) => {
+            return Err(SettingsError::Tls(
+                "`cert` and `key` belong together: give both or none".to_owned(),
+            ));
+        }
+    };
+    Ok(Arc::new(config))
+}
+
+fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, SettingsError> {
+    let pem = fs::read(path).map_err(|error| tls_error(path, error))?;
+    let certificates: Vec<_> = CertificateDer::pem_slice_iter(&pem)
+        .collect::<Result<_, _>>()
+        .map_err(|error| tls_error(path, error))?;
+    if certificates.is_empty() {
+        return Err(tls_error(path, "it holds no certificate in PEM form"));
+    }
+    Ok(certificates)
+}
+
+fn tls_error(path: &Path, error: impl std::fmt::Display) -> SettingsError {
+    SettingsError::Tls(format!("{}: {error}", path.display()))
+}
+
+/// A byte stream in both directions.
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+
+/// How many bytes have come since a reply was last completed.
+#[derive(Debug, Default)]
+pub(super) struct Meter(AtomicUsize);
+
+impl Meter {
+    /// A reply is complete: begin again.
+    pub(super) fn replied(&self) {
+        self.0.store(0, Ordering::Relaxed);
+    }
+
+    /// Whether so many more bytes are still fine.
+    fn admits(&self, bytes: usize) -> bool {
+        let before = self.0.fetch_add(bytes, Ordering::Relaxed);
+        before.saturating_add(bytes) <= UNANSWERED_MAX_BYTES
+    }
+}
+
+/// A stream that breaks when the peer sends too much without completing a
+/// reply.
+pub(super) struct Metered {
+    stream: Box<dyn Stream>,
+    meter: Arc<Meter>,
+}
+
+impl AsyncRead for Metered {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let outcome = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        let read = buffer.filled().len().saturating_sub(before);
+        if read > 0 && !self.meter.admits(read) {
+            // A kind that redis-rs takes for the end of the connection.
+            return Poll::Ready(Err(io::Error::new(
+                io::ErrorKind::ConnectionAborted,
+                "redis sent more than a reply may hold",
+            )));
+        }
+        outcome
+    }
+}
+
+impl AsyncWrite for Metered {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
