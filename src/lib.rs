@@ -15,5 +15,7 @@
 
 pub mod billing;
 pub mod config;
+pub mod edge;
 pub mod ledger;
 pub mod refusals;
+pub mod telemetry;

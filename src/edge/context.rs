@@ -1,0 +1,118 @@
+//! What the gateway knows about one request, from its head to its log line.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+
+use super::identify::Payer;
+use super::live::{Live, StartRoute};
+use super::route::RouteIndex;
+use super::trace::Ids;
+use crate::billing::team::TeamId;
+use crate::telemetry::Outcome;
+
+/// A place among the requests in flight, given back when it is dropped.
+#[derive(Debug)]
+pub struct InFlight(Arc<AtomicUsize>);
+
+impl InFlight {
+    /// Takes a place.
+    #[must_use]
+    pub fn enter(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        InFlight(Arc::clone(count))
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// One request.
+pub struct Context {
+    /// The configuration that the request began with; a reload does not change
+    /// it under way.
+    pub live: Arc<Live>,
+    /// When the head was read.
+    pub began: Instant,
+    /// The same, on the wall clock.
+    pub began_at: SystemTime,
+    /// The TCP peer.
+    pub peer: Option<IpAddr>,
+    /// Request and trace id.
+    pub ids: Ids,
+    /// The start, if it is one.
+    pub start: Option<Start>,
+    /// How the request fared with the upstream.
+    pub attempt: Attempt,
+    /// Why the gateway answered by itself.
+    pub reason: Option<&'static str>,
+    /// What went wrong, for the operator.
+    pub fault: Option<String>,
+    /// Body bytes received so far, where the route bounds them.
+    pub body_bytes: u64,
+    /// The place among the requests in flight.
+    pub in_flight: InFlight,
+}
+
+impl Context {
+    /// The start route that the request is, if it is one.
+    #[must_use]
+    pub fn route(&self) -> Option<&StartRoute> {
+        let start = self.start.as_ref()?;
+        self.live.starts.get(start.route)
+    }
+}
+
+/// What is known about a start.
+#[derive(Debug)]
+pub struct Start {
+    /// Which route it is.
+    pub route: RouteIndex,
+    /// Who pays, once that is established.
+    pub payer: Option<Payer>,
+    /// The team that was asked for and is not theirs: for the log alone.
+    pub claimed: Option<TeamId>,
+    /// What became of it.
+    pub outcome: Option<Outcome>,
+    /// How long the ledger took.
+    pub ledger: Option<Duration>,
+}
+
+impl Start {
+    /// The team, as the log tells it.
+    #[must_use]
+    pub fn team(&self) -> Option<&TeamId> {
+        let paying = self.payer.as_ref().map(|payer| &payer.team);
+        paying.or(self.claimed.as_ref())
+    }
+
+    /// A start on a route, nothing else known yet.
+    #[must_use]
+    pub fn new(route: RouteIndex) -> Self {
+        Start {
+            route,
+            payer: None,
+            claimed: None,
+            outcome: None,
+            ledger: None,
+        }
+    }
+}
+
+/// How far a request got with the upstream.
+#[derive(Debug, Default)]
+pub struct Attempt {
+    /// Addresses that could not be reached.
+    pub failed: Vec<SocketAddr>,
+    /// The address being tried.
+    pub address: Option<SocketAddr>,
+    /// When something was first sent: from then on the outcome is unknown
+    /// until an answer comes.
+    pub sent: Option<Instant>,
+    /// From then to the head of the answer.
+    pub answered: Option<Duration>,
+}

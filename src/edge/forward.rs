@@ -1,0 +1,203 @@
+//! What the upstream gets besides the request as it came.
+//!
+//! The list is closed: target, method and body stay as they are, and so does
+//! every header that is not named here. Pingora removes the hop-by-hop ones.
+
+use std::net::IpAddr;
+
+use http::header::{HOST, HeaderName};
+use pingora_error::Result;
+use pingora_http::RequestHeader;
+
+use super::context::Context;
+use super::framing::is_spelling_of;
+use crate::config::values::Cidr;
+
+/// What `x-tollgate-…` headers begin with, in the spellings a server may fold
+/// into one.
+const OWN: [&str; 4] = ["x-tollgate-", "x_tollgate_", "x-tollgate_", "x_tollgate-"];
+
+// As text where they are set: Pingora keeps the spelling beside the name, and
+// has it for nothing from a text that lives for ever.
+const TEAM: &str = "x-tollgate-team";
+const PRINCIPAL: &str = "x-tollgate-principal";
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+
+/// The scheme that the client used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scheme {
+    /// In the clear.
+    Http,
+    /// Over TLS.
+    Https,
+}
+
+/// What a request needs besides its own head.
+pub struct Settings {
+    /// Peers whose `X-Forwarded-Proto` is believed.
+    pub trusted_proxies: Vec<Cidr>,
+    /// `Host`, where the upstream wants its own.
+    pub host: Option<String>,
+}
+
+impl Settings {
+    /// Changes the head of a request on its way to the upstream.
+    ///
+    /// # Errors
+    /// If a header cannot be set.
+    pub fn apply(
+        &self,
+        request: &mut RequestHeader,
+        context: &Context,
+        scheme: Scheme,
+    ) -> Result<()> {
+        let own = |name: &&HeaderName| OWN.iter().any(|prefix| name.as_str().starts_with(prefix));
+        let claimed: Vec<HeaderName> = request.headers.keys().filter(own).cloned().collect();
+        for name in claimed {
+            request.remove_header(&name);
+        }
+        if let Some(start) = &context.start {
+            let mut unbelieved: Vec<HeaderName> = Vec::new();
+            context
+                .live
+                .identities
+                .unbelieved(context.peer, |identity| {
+                    let spellings = request.headers.keys();
+                    let spellings =
+                        spellings.filter(|name| is_spelling_of(name.as_str(), identity));
+                    unbelieved.extend(spellings.cloned());
+                });
+            for name in unbelieved {
+                request.remove_header(&name);
+            }
+            if let Some(payer) = &start.payer {
+                request.insert_header(TEAM, payer.team.as_str())?;
+                if let Some(principal) = &payer.principal {
+                    request.insert_header(PRINCIPAL, principal.as_str())?;
+                }
+            }
+        }
+        context.ids.complete(request)?;
+        self.forwarded(request, context.peer, scheme)?;
+        if let Some(host) = &self.host {
+            request.insert_header(HOST, host.as_str())?;
+        }
+        Ok(())
+    }
+
+    fn forwarded(
+        &self,
+        request: &mut RequestHeader,
+        peer: Option<IpAddr>,
+        scheme: Scheme,
+    ) -> Result<()> {
+        let Some(peer) = peer else { return Ok(()) };
+        let own = text(peer.to_canonical());
+        let mut earlier = request.headers.get_all(&FORWARDED_FOR).iter().peekable();
+        if earlier.peek().is_none() {
+            request.insert_header("x-forwarded-for", own)?;
+        } else {
+            let earlier = earlier.map(http::HeaderValue::as_bytes);
+            let chain: Vec<&[u8]> = earlier.chain([own.as_bytes()]).collect();
+            request.insert_header("x-forwarded-for", chain.join(&b", "[..]))?;
+        }
+        let trusted = self.trusted_proxies.iter().any(|cidr| cidr.contains(peer));
+        if !trusted || !request.headers.contains_key(&FORWARDED_PROTO) {
+            let scheme = match scheme {
+                Scheme::Http => "http",
+                Scheme::Https => "https",
+            };
+            request.insert_header("x-forwarded-proto", scheme)?;
+        }
+        Ok(())
+    }
+
+    /// The client's address: the TCP peer, or what trusted proxies say of it.
+    #[must_use]
+    pub fn client(&self, request: &RequestHeader, peer: IpAddr) -> IpAddr {
+        let trusted = |ip: IpAddr| self.trusted_proxies.iter().any(|cidr| cidr.contains(ip));
+        let mut client = peer;
+        let values: Vec<_> = request.headers.get_all(&FORWARDED_FOR).iter().collect();
+        let hops = values
+            .iter()
+            .rev()
+            .flat_map(|value| value.as_bytes().rsplit(|b| *b == b','));
+        for hop in hops {
+            if !trusted(client) {
+                break;
+            }
+            let hop = std::str::from_utf8(hop)
+                .ok()
+                .and_then(|hop| hop.trim().parse().ok());
+            let Some(hop) = hop else { break };
+            client = hop;
+        }
+        client.to_canonical()
+    }
+}
+
+/// An address as text. The formatter of the standard library costs as much as
+/// setting the header; IPv4 is worth doing by hand.
+fn text(address: IpAddr) -> String {
+    let IpAddr::V4(address) = address else {
+        return address.to_string();
+    };
+    let mut text = String::with_capacity("255.255.255.255".len());
+    for octet in address.octets() {
+        if !text.is_empty() {
+            text.push('.');
+        }
+        let digit = |value: u8| char::from(b'0'.saturating_add(value % 10));
+        if octet >= 100 {
+            text.push(digit(octet / 100));
+        }
+        if octet >= 10 {
+            text.push(digit(octet / 10));
+        }
+        text.push(digit(octet));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_reads_as_the_library_writes_it() {
+        for address in [
+            "0.0.0.0",
+            "127.0.0.1",
+            "10.20.30.99",
+            "255.100.9.10",
+            "2001:db8::1",
+        ] {
+            assert_eq!(text(address.parse().unwrap()), address);
+        }
+    }
+
+    #[test]
+    fn the_client_is_the_last_hop_that_nobody_trusted_vouches_past() {
+        let settings = Settings {
+            trusted_proxies: vec!["10.0.0.0/8".parse().unwrap()],
+            host: None,
+        };
+        for (peer, forwarded, client) in [
+            ("192.0.2.1", "198.51.100.7", "192.0.2.1"),
+            ("10.0.0.1", "198.51.100.7", "198.51.100.7"),
+            (
+                "10.0.0.1",
+                "203.0.113.9, 198.51.100.7, 10.0.0.2",
+                "198.51.100.7",
+            ),
+            ("10.0.0.1", "nonsense", "10.0.0.1"),
+            ("10.0.0.1", "", "10.0.0.1"),
+        ] {
+            let mut request = RequestHeader::build("GET", b"/", None).unwrap();
+            request.insert_header("x-forwarded-for", forwarded).unwrap();
+            let got = settings.client(&request, peer.parse().unwrap());
+            assert_eq!(got, client.parse::<IpAddr>().unwrap(), "{peer} {forwarded}");
+        }
+    }
+}

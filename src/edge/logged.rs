@@ -1,0 +1,90 @@
+//! What the access log tells of a request.
+//!
+//! How a line is written, and what never stands in one, is in
+//! [`crate::telemetry::access`].
+
+use http::Version;
+use pingora_error::Error;
+use pingora_proxy::Session;
+
+use super::context::{Context, Start};
+use crate::billing::team::{Principal, TeamId};
+use crate::telemetry::Outcome;
+use crate::telemetry::access::{self, AccessLog, Line};
+
+/// The most bytes of a text that a client chose, or that an error holds.
+const TEXT_MAX_BYTES: usize = 2048;
+
+/// Which requests get a line in the access log.
+#[derive(Clone)]
+pub enum Logged {
+    /// All of them.
+    All(AccessLog),
+    /// Starts.
+    Starts(AccessLog),
+    /// None.
+    Off,
+}
+
+impl Logged {
+    /// Writes the line of a request that is over.
+    pub fn write(&self, session: &Session, error: Option<&Error>, context: &Context) {
+        let log = match self {
+            Logged::All(log) => log,
+            Logged::Starts(log) if context.start.is_some() => log,
+            Logged::Starts(_) | Logged::Off => return,
+        };
+        let head = session.req_header();
+        let start = context.start.as_ref();
+        let route = context.route();
+        let upstream = context.attempt.address.map(|address| address.to_string());
+        let client = context
+            .peer
+            .map(|peer| context.live.forward.client(head, peer).to_string());
+        let fault = context
+            .fault
+            .clone()
+            .or_else(|| error.map(|error| error.etype().as_str().to_owned()));
+        log.write(&Line {
+            at: access::rfc3339(context.began_at),
+            request_id: &context.ids.request_id,
+            trace_id: context.ids.trace_id(),
+            method: head.method.as_str(),
+            path: shortened(&context.live.secrets.shown(head.raw_path())),
+            protocol: protocol(head.version),
+            status: session
+                .response_written()
+                .map_or(0, |answer| answer.status.as_u16()),
+            client: client.as_deref().unwrap_or_default(),
+            route: route.map(|route| &*route.name),
+            team: start.and_then(Start::team).map(TeamId::as_str),
+            principal: start
+                .and_then(|start| start.payer.as_ref()?.principal.as_ref())
+                .map(Principal::as_str),
+            verdict: start.and_then(|start| start.outcome).map(Outcome::name),
+            reason: context.reason,
+            upstream: upstream.as_deref(),
+            duration_ms: access::milliseconds(context.began.elapsed()),
+            ledger_ms: start
+                .and_then(|start| start.ledger)
+                .map(access::milliseconds),
+            upstream_ms: context.attempt.answered.map(access::milliseconds),
+            bytes_sent: session.body_bytes_sent(),
+            fault: fault.as_deref().map(shortened),
+        });
+    }
+}
+
+fn protocol(version: Version) -> &'static str {
+    match version {
+        Version::HTTP_2 => "HTTP/2",
+        Version::HTTP_10 => "HTTP/1.0",
+        _ => "HTTP/1.1",
+    }
+}
+
+/// A text of a length that the log's queue can hold many of.
+fn shortened(text: &str) -> &str {
+    let end = text.floor_char_boundary(TEXT_MAX_BYTES);
+    text.get(..end).unwrap_or_default()
+}

@@ -1,0 +1,157 @@
+//! What becomes of a request whose head is read: turned away, passed on, or
+//! decided as a start.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+use http::Method;
+use pingora_error::Result;
+use pingora_proxy::Session;
+
+use super::context::{Context, Start};
+use super::problem::Problem;
+use super::problem::style::{self, About};
+use super::route::{self, Found};
+use super::{Gateway, admit, answer, framing};
+use crate::telemetry::Outcome;
+
+impl Gateway {
+    /// Answers a request with a problem, in the form its protocol has.
+    ///
+    /// On the heap: the future is large, and would be copied about as a part of
+    /// those of requests that are not answered here.
+    pub(super) fn answer<'a>(
+        &'a self,
+        session: &'a mut Session,
+        context: &'a mut Context,
+        problem: &'a Problem,
+    ) -> Pin<Box<dyn Future<Output = Result<bool>> + Send + 'a>> {
+        Box::pin(self.write_answer(session, context, problem))
+    }
+
+    async fn write_answer(
+        &self,
+        session: &mut Session,
+        context: &mut Context,
+        problem: &Problem,
+    ) -> Result<bool> {
+        context.reason.get_or_insert(problem.code().name());
+        let head = session.req_header();
+        let instance = context.live.secrets.shown(head.raw_path());
+        let about = About {
+            instance: &instance,
+            headers: &head.headers,
+            trace_id: context.ids.trace_id(),
+        };
+        let looks = &context.live.style;
+        let rendered = if style::is_grpc(head) {
+            looks.grpc(problem, about, head.version)
+        } else {
+            looks.http(problem, about)
+        };
+        let rendered = rendered?;
+        answer::write(session, rendered).await?;
+        Ok(true)
+    }
+
+    /// Why a request is answered before anybody asks what it is, if it is.
+    pub(super) fn turn_away(
+        &self,
+        session: &mut Session,
+        context: &Context,
+    ) -> Option<(&'static str, Problem)> {
+        let limits = context.live.limits;
+        let http1 = session.as_downstream().as_http1();
+        let raw_head = http1.map(|http1| http1.get_headers_raw_bytes());
+        let framing = framing::check(session.req_header(), raw_head.as_deref());
+        let is_large = |head: &Bytes| head.len() > limits.header_size;
+        let away = if let Err(detail) = framing {
+            ("framing", Problem::invalid(detail))
+        } else if raw_head.as_ref().is_some_and(is_large) {
+            ("head_too_large", Problem::head_too_large())
+        } else if self.in_flight.load(Ordering::Relaxed) > limits.requests {
+            return Some(("too_many_requests", Problem::unavailable()));
+        } else {
+            return None;
+        };
+        // Nobody knows where the next request would begin.
+        session.set_keepalive(None);
+        Some(away)
+    }
+
+    pub(super) async fn away(
+        &self,
+        session: &mut Session,
+        context: &mut Context,
+        reason: &'static str,
+        problem: &Problem,
+    ) -> Result<bool> {
+        context.reason = Some(reason);
+        self.metrics.turned_away(reason).inc();
+        self.answer(session, context, problem).await
+    }
+
+    /// A request that is no start: it passes, untouched.
+    pub(super) async fn pass(&self, session: &mut Session, context: &Context) -> Result<bool> {
+        let head = session.req_header();
+        match head.method {
+            Method::OPTIONS => {
+                let Some(wanted) = head.headers.get("access-control-request-method") else {
+                    return Ok(false);
+                };
+                let wanted = String::from_utf8_lossy(wanted.as_bytes());
+                let found = context
+                    .live
+                    .table
+                    .find(&wanted, std::iter::empty(), head.raw_path());
+                if found == Found::Passes {
+                    return Ok(false);
+                }
+                let Some(preflight) = context.live.style.preflight(&head.headers) else {
+                    return Ok(false);
+                };
+                Box::pin(answer::write(session, preflight?)).await?;
+                Ok(true)
+            }
+            Method::GET | Method::HEAD | Method::TRACE => Ok(false),
+            _ => {
+                self.metrics.unlisted_writes.inc();
+                Ok(false)
+            }
+        }
+    }
+
+    /// A start: admitted, or answered.
+    pub(super) async fn start(
+        &self,
+        session: &mut Session,
+        context: &mut Context,
+        route: route::RouteIndex,
+    ) -> Result<bool> {
+        context.start = Some(Start::new(route));
+        let live = Arc::clone(&context.live);
+        let Some(start) = live.starts.get(route) else {
+            return self.answer(session, context, &Problem::internal()).await;
+        };
+        let (outcome, problem) = match admit::body_bound(start, session.req_header()) {
+            Some(problem) => (Outcome::Invalid, Some(problem)),
+            None => admit::decide(&live, start, session.req_header(), context, &self.metrics).await,
+        };
+        start.metrics.count(outcome);
+        if let Some(known) = context.start.as_mut() {
+            known.outcome = Some(outcome);
+        }
+        let Some(problem) = problem else {
+            return Ok(false);
+        };
+        let reason = context.reason.unwrap_or(problem.code().name());
+        self.metrics
+            .count_refusal(&start.metrics, reason, start.trigger);
+        if outcome == Outcome::Refused {
+            admit::offer_event(&live, start, session.req_header(), context);
+        }
+        self.answer(session, context, &problem).await
+    }
+}

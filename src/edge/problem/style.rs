@@ -1,0 +1,510 @@
+//! How a problem looks on the wire: HTTP, HEAD, gRPC, and what the operator
+//! may choose about it.
+
+use http::Version;
+use http::header::{
+    ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, CACHE_CONTROL, CONTENT_LENGTH,
+    CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LINK, ORIGIN, RETRY_AFTER, VARY,
+    WWW_AUTHENTICATE,
+};
+use pingora_http::{RequestHeader, ResponseHeader};
+use serde::Serialize;
+
+use super::{Code, Problem, Retry};
+use crate::billing::admission::Refusal;
+use crate::config;
+
+/// The problem body (RFC 9457), each name once: what stands before `instance`,
+/// and what stands behind it.
+#[derive(Serialize)]
+struct Head<'a> {
+    #[serde(rename = "type")]
+    kind: &'a str,
+    title: &'a str,
+    status: u16,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    detail: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct Tail<'a> {
+    error: &'a str,
+    retryable: bool,
+}
+
+/// The parts of an answer that no request changes. They are made once for the
+/// refusal, which is the answer that has to be cheap.
+struct Prepared {
+    header: ResponseHeader,
+    before_instance: Vec<u8>,
+    after_instance: Vec<u8>,
+}
+
+/// What an answer needs to know about the request it answers.
+#[derive(Clone, Copy, Debug)]
+pub struct About<'a> {
+    /// The path as received.
+    pub instance: &'a str,
+    /// The request's headers.
+    pub headers: &'a HeaderMap,
+    /// The trace that the request belongs to.
+    pub trace_id: &'a str,
+}
+
+/// An answer, ready to be written.
+#[derive(Debug)]
+pub struct Rendered {
+    /// Status and headers.
+    pub header: ResponseHeader,
+    /// The body; empty for gRPC.
+    pub body: Vec<u8>,
+    /// gRPC's trailers, where the answer is one of gRPC over HTTP/2.
+    pub trailers: Option<HeaderMap>,
+}
+
+/// How the operator wants answers to look.
+pub struct Style {
+    type_base: String,
+    /// Headers for every answer: the configured ones, and the help link.
+    headers: Vec<(HeaderName, HeaderValue)>,
+    help: Option<HeaderValue>,
+    cors: Option<Cors>,
+    /// The refusal, prepared.
+    refused: Option<(Problem, Prepared)>,
+}
+
+struct Cors {
+    origins: Vec<String>,
+    max_age_seconds: String,
+}
+
+/// Headers that an answer has, about.
+const HEADERS: usize = 12;
+
+/// Answer headers that a script in a browser may read.
+const EXPOSED: &str = "x-should-retry, retry-after, proxy-status, www-authenticate, link";
+
+impl Style {
+    /// Takes the style as configured.
+    #[must_use]
+    pub fn new(configured: &config::Problem) -> Self {
+        // Both come from types that hold valid header values only.
+        let value = |text: &str| HeaderValue::from_str(text).ok();
+        let headers = configured.headers.iter();
+        let headers = headers
+            .filter_map(|(name, text)| Some((name.name().clone(), value(text.as_str())?)))
+            .collect();
+        let help = configured.billing_url.as_ref();
+        let help = help.and_then(|url| value(&format!("<{}>; rel=\"help\"", url.as_str())));
+        let cors = configured.cors.as_ref().map(|cors| Cors {
+            origins: cors
+                .origins
+                .iter()
+                .map(|origin| origin.as_str().to_owned())
+                .collect(),
+            max_age_seconds: cors.max_age.duration().as_secs().to_string(),
+        });
+        let mut style = Style {
+            type_base: configured.type_base.as_str().to_owned(),
+            headers,
+            help,
+            cors,
+            refused: None,
+        };
+        let refused = Problem::refused(Refusal::InsufficientCredits);
+        if let Ok(prepared) = style.prepare(&refused) {
+            style.refused = Some((refused, prepared));
+        }
+        style
+    }
+
+    /// The answer for HTTP.
+    ///
+    /// # Errors
+    /// If a header cannot be built, which would be a mistake in this file.
+    pub fn http(&self, problem: &Problem, about: About<'_>) -> pingora_error::Result<Rendered> {
+        match &self.refused {
+            Some((refused, prepared)) if refused == problem => {
+                self.complete(prepared, problem, about)
+            }
+            _ => self.complete(&self.prepare(problem)?, problem, about),
+        }
+    }
+
+    /// Makes the parts of an answer that no request changes.
+    fn prepare(&self, problem: &Problem) -> pingora_error::Result<Prepared> {
+        let head = Head {
+            kind: &format!("{}{}/", self.type_base, problem.code.slug()),
+            title: problem.code.title(),
+            status: problem.status,
+            detail: problem.detail.as_deref(),
+        };
+        let tail = Tail {
+            error: &problem.sentence(),
+            retryable: problem.retryable(),
+        };
+        // Two objects become one: the closing brace of the one and the opening
+        // brace of the other go.
+        let mut before_instance = serde_json::to_vec(&head).unwrap_or_default();
+        before_instance.pop();
+        before_instance.extend_from_slice(b",\"instance\":");
+        let mut after_instance = serde_json::to_vec(&tail).unwrap_or_default();
+        after_instance.pop();
+        if let Some(brace) = after_instance.first_mut() {
+            *brace = b',';
+        }
+        let header = self.header(problem, problem.status, "application/problem+json")?;
+        Ok(Prepared {
+            header,
+            before_instance,
+            after_instance,
+        })
+    }
+
+    /// Adds what a request does change.
+    fn complete(
+        &self,
+        prepared: &Prepared,
+        problem: &Problem,
+        about: About<'_>,
+    ) -> pingora_error::Result<Rendered> {
+        let mut body = prepared.before_instance.clone();
+        body.extend(serde_json::to_vec(about.instance).unwrap_or_default());
+        body.extend_from_slice(&prepared.after_instance);
+        if problem.code.asks_for_support() {
+            // Hex needs no escaping.
+            body.extend_from_slice(format!(",\"trace_id\":\"{}\"", about.trace_id).as_bytes());
+        }
+        body.push(b'}');
+        let mut header = prepared.header.clone();
+        header.insert_header(CONTENT_LENGTH, body.len())?;
+        self.share(about, &mut header)?;
+        Ok(Rendered {
+            header,
+            body,
+            trailers: None,
+        })
+    }
+
+    /// The answer for gRPC: the status in trailers over HTTP/2, and among the
+    /// headers over HTTP/1.1, where a caller that says it speaks gRPC looks
+    /// for it as it does in an answer without a body.
+    ///
+    /// # Errors
+    /// As for [`Style::http`].
+    pub fn grpc(
+        &self,
+        problem: &Problem,
+        about: About<'_>,
+        version: Version,
+    ) -> pingora_error::Result<Rendered> {
+        let mut header = self.header(problem, 200, "application/grpc")?;
+        self.share(about, &mut header)?;
+        let status = HeaderValue::from_static(problem.code.grpc_status());
+        let message = HeaderValue::from_str(&grpc_message(&problem.sentence()));
+        let named = [("grpc-status", Ok(status)), ("grpc-message", message)];
+        // The encoding leaves visible ASCII, which a header value may hold.
+        let named = named
+            .into_iter()
+            .filter_map(|(name, value)| Some((name, value.ok()?)));
+        let body = Vec::new();
+        if version == Version::HTTP_2 {
+            let named = named.map(|(name, value)| (HeaderName::from_static(name), value));
+            let trailers = Some(named.collect());
+            return Ok(Rendered {
+                header,
+                body,
+                trailers,
+            });
+        }
+        for (name, value) in named {
+            header.insert_header(name, value)?;
+        }
+        header.insert_header(CONTENT_LENGTH, 0)?;
+        Ok(Rendered {
+            header,
+            body,
+            trailers: None,
+        })
+    }
+
+    /// The headers that no request changes.
+    fn header(
+        &self,
+        problem: &Problem,
+        status: u16,
+        content_type: &str,
+    ) -> pingora_error::Result<ResponseHeader> {
+        let mut header = ResponseHeader::build_no_case(status, Some(HEADERS))?;
+        header.insert_header(CONTENT_TYPE, content_type)?;
+        header.insert_header(CACHE_CONTROL, "no-store")?;
+        if let Some(should_retry) = problem.should_retry() {
+            header.insert_header("x-should-retry", should_retry)?;
+        }
+        if problem.retry == Retry::Soon {
+            header.insert_header(RETRY_AFTER, "1")?;
+        }
+        if problem.code == Code::AuthenticationRequired {
+            header.insert_header(WWW_AUTHENTICATE, "Bearer")?;
+        }
+        let (error, details) = (problem.proxy_error, problem.code.name());
+        header.insert_header(
+            "proxy-status",
+            format!("tollgate; error={error}; details=\"{details}\""),
+        )?;
+        for (name, value) in &self.headers {
+            header.insert_header(name.clone(), value.clone())?;
+        }
+        if let Some(help) = &self.help
+            && problem.code == Code::InsufficientCredits
+        {
+            header.append_header(LINK, help.clone())?;
+        }
+        Ok(header)
+    }
+
+    /// Lets a browser's script read an answer, if its origin may.
+    fn share(&self, about: About<'_>, header: &mut ResponseHeader) -> pingora_error::Result<()> {
+        if let Some(origin) = self.allowed_origin(about.headers) {
+            header.insert_header(ACCESS_CONTROL_ALLOW_ORIGIN, origin)?;
+            header.insert_header(ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED)?;
+            header.append_header(VARY, "origin")?;
+        }
+        Ok(())
+    }
+
+    /// The answer to a preflight (Fetch standard, section 3.2.2), if answers
+    /// made at the edge may be read from the request's origin.
+    pub fn preflight(&self, headers: &HeaderMap) -> Option<pingora_error::Result<Rendered>> {
+        let origin = self.allowed_origin(headers)?.clone();
+        let cors = self.cors.as_ref()?;
+        let method = headers.get("access-control-request-method")?;
+        Some((|| {
+            let mut header = ResponseHeader::build_no_case(204, Some(8))?;
+            header.insert_header("access-control-allow-origin", origin)?;
+            header.insert_header("access-control-allow-methods", method.clone())?;
+            if let Some(wanted) = headers.get("access-control-request-headers") {
+                header.insert_header("access-control-allow-headers", wanted.clone())?;
+            }
+            header.insert_header("access-control-max-age", cors.max_age_seconds.as_str())?;
+            header.insert_header("vary", "origin")?;
+            for (name, value) in &self.headers {
+                header.insert_header(name.clone(), value.clone())?;
+            }
+            Ok(Rendered {
+                header,
+                body: Vec::new(),
+                trailers: None,
+            })
+        })())
+    }
+
+    /// The request's origin, if it is one of the configured.
+    fn allowed_origin<'a>(&self, headers: &'a HeaderMap) -> Option<&'a HeaderValue> {
+        let cors = self.cors.as_ref()?;
+        let origin = headers.get(ORIGIN)?;
+        let allowed = |known: &String| known == "*" || known.as_bytes() == origin.as_bytes();
+        cors.origins.iter().any(allowed).then_some(origin)
+    }
+}
+
+/// The bare answer for places that have no configured style at hand, such as a
+/// connection over the bound: complete bytes, for HTTP/1.1, closing.
+#[must_use]
+pub fn bare_http1(problem: &Problem, type_base: &str) -> Vec<u8> {
+    let mut body = serde_json::json!({
+        "type": format!("{type_base}{}/", problem.code.slug()),
+        "title": problem.code.title(),
+        "status": problem.status,
+        "error": problem.sentence(),
+        "retryable": problem.retryable(),
+    });
+    if let (Some(detail), Some(body)) = (&problem.detail, body.as_object_mut()) {
+        body.insert("detail".to_owned(), detail.as_ref().into());
+    }
+    let body = body.to_string();
+    let status = http::StatusCode::from_u16(problem.status).unwrap_or_default();
+    let retry_after = if problem.retry == Retry::Soon {
+        "retry-after: 1\r\n"
+    } else {
+        ""
+    };
+    format!(
+        "HTTP/1.1 {status}\r\ncontent-type: application/problem+json\r\ncontent-length: {}\r\n\
+         cache-control: no-store\r\nx-should-retry: {}\r\n{retry_after}\
+         proxy-status: tollgate; error={}; details=\"{}\"\r\nconnection: close\r\n\r\n{body}",
+        body.len(),
+        problem.should_retry().unwrap_or("false"),
+        problem.proxy_error,
+        problem.code.name(),
+    )
+    .into_bytes()
+}
+
+/// Whether the caller speaks gRPC, which has a form of its own for answers.
+#[must_use]
+pub fn is_grpc(head: &RequestHeader) -> bool {
+    let kind = head.headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
+    let rest = kind.and_then(|kind| kind.strip_prefix(b"application/grpc"));
+    rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
+}
+
+/// The percent-encoding of `grpc-message`: everything outside visible ASCII
+/// and the blank, and the percent sign itself.
+fn grpc_message(sentence: &str) -> String {
+    let mut message = String::with_capacity(sentence.len());
+    for byte in sentence.bytes() {
+        if matches!(byte, b' '..=b'~') && byte != b'%' {
+            message.push(char::from(byte));
+        } else {
+            message.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    message
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Kind, UpstreamFault};
+    use super::*;
+
+    fn style() -> Style {
+        Style::new(&config::Problem::default())
+    }
+
+    fn render(problem: &Problem, instance: &str) -> (ResponseHeader, String) {
+        let headers = HeaderMap::new();
+        let about = About {
+            instance,
+            headers: &headers,
+            trace_id: "0af7651916cd43dd8448eb211c80319c",
+        };
+        let rendered = style().http(problem, about).unwrap();
+        (rendered.header, String::from_utf8(rendered.body).unwrap())
+    }
+
+    #[test]
+    fn a_refusal_is_the_documented_answer() {
+        let (header, body) = render(
+            &Problem::refused(Refusal::InsufficientCredits),
+            "/api/v1/agent/tasks",
+        );
+        let sentence = "Your team has run out of add-on credits. Purchase more credits in your team's billing settings to continue.";
+        assert_eq!(
+            body,
+            format!(
+                r#"{{"type":"/reference/api-and-sdk/troubleshooting/errors/insufficient-credits/","title":"{sentence}","status":403,"instance":"/api/v1/agent/tasks","error":"{sentence}","retryable":false}}"#
+            )
+        );
+        let value = |name: &str| header.headers.get(name).map(|v| v.to_str().unwrap());
+        assert_eq!(header.status, 403);
+        assert_eq!(value("content-type"), Some("application/problem+json"));
+        assert_eq!(value("cache-control"), Some("no-store"));
+        assert_eq!(value("x-should-retry"), Some("false"));
+        assert_eq!(
+            value("proxy-status"),
+            Some("tollgate; error=http_request_denied; details=\"insufficient_credits\"")
+        );
+        assert_eq!(value("retry-after"), None);
+    }
+
+    #[test]
+    fn what_each_situation_says_about_a_retry() {
+        let unreached = UpstreamFault::Unreached("connection_refused");
+        for (problem, status, should_retry, retryable, retry_after) in [
+            (
+                Problem::refused(Refusal::NoBalance),
+                403,
+                Some("false"),
+                false,
+                false,
+            ),
+            (Problem::unavailable(), 503, Some("true"), true, true),
+            (Problem::invalid("x"), 400, Some("false"), false, false),
+            (Problem::body_too_large(1), 413, Some("false"), false, false),
+            (Problem::head_too_large(), 431, Some("false"), false, false),
+            (
+                Problem::upstream(unreached, Kind::Start),
+                503,
+                Some("true"),
+                true,
+                true,
+            ),
+            (
+                Problem::upstream(UpstreamFault::Broke, Kind::Start),
+                502,
+                Some("false"),
+                false,
+                false,
+            ),
+            (
+                Problem::upstream(UpstreamFault::TimedOut, Kind::Start),
+                504,
+                Some("false"),
+                false,
+                false,
+            ),
+            (
+                Problem::upstream(UpstreamFault::Broke, Kind::Safe),
+                502,
+                None,
+                true,
+                false,
+            ),
+        ] {
+            let (header, body) = render(&problem, "/x");
+            let value = |name: &str| header.headers.get(name).map(|v| v.to_str().unwrap());
+            assert_eq!(header.status, status, "{problem:?}");
+            assert_eq!(value("x-should-retry"), should_retry, "{problem:?}");
+            assert_eq!(value("retry-after").is_some(), retry_after, "{problem:?}");
+            let body: serde_json::Value = serde_json::from_str(&body).unwrap();
+            assert_eq!(body["retryable"], retryable, "{problem:?}");
+        }
+    }
+
+    #[test]
+    fn error_is_the_title_and_the_detail() {
+        let (_, body) = render(
+            &Problem::invalid("the Host header is missing"),
+            "/a\"b\\\u{1}",
+        );
+        let body: serde_json::Value = serde_json::from_str(&body).unwrap();
+        assert_eq!(
+            body["error"],
+            "The request contains invalid or missing parameters. (the Host header is missing)"
+        );
+        assert_eq!(body["instance"], "/a\"b\\\u{1}");
+        assert!(body.get("trace_id").is_none());
+    }
+
+    #[test]
+    fn support_is_given_the_trace() {
+        let (_, body) = render(&Problem::upstream(UpstreamFault::Broke, Kind::Start), "/x");
+        assert!(
+            body.contains(r#""trace_id":"0af7651916cd43dd8448eb211c80319c""#),
+            "{body}"
+        );
+    }
+
+    #[test]
+    fn grpc_gets_status_and_sentence() {
+        let headers = HeaderMap::new();
+        let about = About {
+            instance: "/x",
+            headers: &headers,
+            trace_id: "",
+        };
+        let problem = Problem::refused(Refusal::InsufficientCredits);
+        let rendered = style().grpc(&problem, about, Version::HTTP_2).unwrap();
+        let trailers = rendered.trailers.unwrap();
+        assert_eq!(rendered.header.status, 200);
+        assert_eq!(trailers["grpc-status"], "7");
+        assert!(
+            trailers["grpc-message"]
+                .to_str()
+                .unwrap()
+                .starts_with("Your team has run out")
+        );
+        assert_eq!(grpc_message("50 % ä"), "50 %25 %C3%A4");
+    }
+}
