@@ -13,7 +13,9 @@
 //! Imports point down: `billing` knows nothing of the rest, `ledger` and
 //! `config` know `billing`, `edge` knows all three, and [`app`] wires them.
 
+pub mod app;
 pub mod billing;
+pub mod cli;
 pub mod config;
 pub mod edge;
 pub mod ledger;
