@@ -1,0 +1,44 @@
+//! The black-box tests: the real program, a real redis-server, a recording
+//! upstream, real sockets.
+//!
+//! Nothing here uses the library crate. What a test claims is what a client,
+//! an operator or the upstream could see for themselves. `tests/README.md`
+//! says how the pieces fit and what the tests take for granted.
+
+// Here a panic is how a claim fails, and test data is known to be in bounds.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    clippy::as_conversions
+)]
+
+mod support;
+
+mod cli;
+mod cors;
+mod counts;
+mod framing;
+mod grpc;
+mod identity;
+mod ids;
+mod life;
+mod limits;
+mod names;
+mod observe;
+mod outage;
+mod passthrough;
+mod redis_urls;
+mod refusal;
+mod reload;
+mod routes;
+mod sdk;
+mod secrets;
+mod shadow;
+mod spellings;
+mod streams;
+mod tls;
+mod upload;
+mod upstream;

@@ -1,0 +1,32 @@
+//! What every test stands on.
+//!
+//! `process`, `redis` and `gateway` run real programs; `upstream` and
+//! `h2_upstream` record what reaches them; `client` and `h2_client` send exact
+//! bytes; `problem` knows what an answer made at the edge looks like.
+//!
+//! A part that cannot run (no redis-server, no port) panics: a test that was
+//! not run must not look like one that passed.
+
+pub mod client;
+pub mod config;
+pub mod dns;
+pub mod fake_redis;
+pub mod gateway;
+pub mod h2_client;
+pub mod h2_upstream;
+pub mod metrics;
+pub mod ports;
+pub mod problem;
+pub mod process;
+pub mod redis;
+pub mod request;
+pub mod tls;
+pub mod upstream;
+pub mod wait;
+
+pub use client::{Client, Response};
+pub use gateway::Gateway;
+pub use redis::Redis;
+pub use request::Req;
+pub use upstream::Upstream;
+pub use wait::{eventually, secs};
