@@ -1,0 +1,66 @@
+# One word per job, the same for people and for CI. `make help` lists them.
+# Each word first installs what it lacks (scripts/setup says what, by name).
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+# `make demo ARGS=--once`
+ARGS ?=
+# The configuration files that are shipped; all of them must be valid.
+CONFIGS := $(wildcard config/*.yaml)
+
+.PHONY: help demo test check bench docs setup fmt lint rustdoc deps advisories configs
+
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
+
+# The dev profile, so that `make demo` and `make test` share one build.
+demo: ## Run the gateway in front of a stand-in task API; shows a start admitted and one refused
+	@scripts/setup rust cc cmake
+	cargo run --locked -- demo $(ARGS)
+
+test: ## Run every test (starts its own redis-server, and a Python client in target/venv)
+	@scripts/setup rust cc cmake redis-server python3 python3-venv
+	cargo test --locked
+
+check: fmt lint rustdoc deps advisories configs ## Formatting, lints, rustdoc, dependencies, shipped configurations
+
+fmt:
+	cargo fmt --check
+
+lint:
+	@scripts/setup rust cc cmake
+	cargo clippy --locked --all-targets -- -D warnings
+
+rustdoc:
+	@scripts/setup rust cc cmake
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
+
+deps: ## Licences, sources, bans and duplicates of the dependencies (deny.toml)
+	@scripts/setup rust cc cargo-deny
+	scripts/deny check licenses sources bans
+
+advisories: ## Known vulnerabilities of the dependencies, where the database can be reached
+	@scripts/setup rust cc cargo-deny
+	scripts/advisories
+
+configs: ## Validate every shipped configuration file
+	@scripts/setup rust cc cmake
+	$(if $(CONFIGS),,$(error no config/*.yaml found))
+	cargo run --locked --quiet -- check $(CONFIGS)
+
+# QUICK=1, ROUNDS=n, SECONDS_EACH=n: see bench/README.md
+bench: ## Load test: tollgate, bare Pingora, nginx with Lua, and no proxy at all (QUICK=1 for a short one)
+	@scripts/setup rust cc cmake python3 redis-server nginx nginx-lua nginx-lua-redis wrk
+	cargo build --locked --release --bin tollgate --example bare_proxy
+	python3 bench/run.py $(if $(QUICK),--quick) $(if $(ROUNDS),--rounds $(ROUNDS)) \
+	    $(if $(SECONDS_EACH),--seconds $(SECONDS_EACH)) $(ARGS)
+
+docs: ## Build the API documentation
+	@scripts/setup rust cc cmake
+	cargo doc --locked --no-deps --document-private-items
+	@echo "target/doc/tollgate/index.html"
+
+setup: ## Install everything that any of the above needs
+	scripts/setup rust cc cmake redis-server python3 python3-venv nginx nginx-lua nginx-lua-redis wrk cargo-deny
