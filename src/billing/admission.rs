@@ -6,6 +6,15 @@
 
 use super::credits::Credits;
 
+/// What a start asks for: credits to be set aside, while others are already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// The credits that the team's live holds set aside.
+    pub held: Credits,
+    /// The credits that the start needs.
+    pub hold: Credits,
+}
+
 /// What the ledger found out about a team's balance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Balance {
@@ -57,11 +66,20 @@ pub enum Refusal {
     InsufficientCredits,
     /// The team has no balance.
     NoBalance,
+    /// The balance would do, but runs in progress hold it.
+    CreditsHeld,
+    /// The balance is above the line, and less than the start sets aside.
+    BelowHold,
 }
 
 impl Refusal {
     /// Every refusal.
-    pub const ALL: [Refusal; 2] = [Refusal::InsufficientCredits, Refusal::NoBalance];
+    pub const ALL: [Refusal; 4] = [
+        Refusal::InsufficientCredits,
+        Refusal::NoBalance,
+        Refusal::CreditsHeld,
+        Refusal::BelowHold,
+    ];
 
     /// The reason, as metrics and logs name it.
     #[must_use]
@@ -69,6 +87,8 @@ impl Refusal {
         match self {
             Refusal::InsufficientCredits => "insufficient_credits",
             Refusal::NoBalance => "no_balance",
+            Refusal::CreditsHeld => "credits_held",
+            Refusal::BelowHold => "below_hold",
         }
     }
 }
@@ -104,6 +124,30 @@ pub fn decide(balance: Balance, rule: &Rule) -> Verdict {
             OnOutage::Refuse => Verdict::RefuseUnknown,
             OnOutage::Admit => Verdict::AdmitUnknown,
         },
+    }
+}
+
+/// Decides whether credits may be set aside for a run.
+///
+/// The rule, in full: what a team can spend is its balance less what its live
+/// holds set aside. That must be above the line and no less than the hold. If
+/// it is not, but would be without the holds, the credits are held; if the
+/// balance is above the line all the same, it is less than the hold; otherwise
+/// the team has run out.
+pub fn decide_hold(balance: Balance, wanted: Wanted, rule: &Rule) -> Verdict {
+    let Balance::Known(credits) = balance else {
+        return decide(balance, rule);
+    };
+    let admits =
+        |spendable: Credits| spendable > rule.refuse_at_or_below && spendable >= wanted.hold;
+    if admits(credits.saturating_sub(wanted.held)) {
+        Verdict::Admit
+    } else if admits(credits) {
+        Verdict::Refuse(Refusal::CreditsHeld)
+    } else if credits > rule.refuse_at_or_below {
+        Verdict::Refuse(Refusal::BelowHold)
+    } else {
+        Verdict::Refuse(Refusal::InsufficientCredits)
     }
 }
 
@@ -174,6 +218,51 @@ mod tests {
                 decide(balance, &rule),
                 expected,
                 "{balance:?} {missing:?} {on_outage:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_whole_table_of_holds() {
+        let rule = Rule {
+            refuse_at_or_below: Credits::from_micro(5),
+            ..Rule::default()
+        };
+        for (balance, held, hold, expected) in [
+            (40, 0, 20, Verdict::Admit),
+            (40, 20, 20, Verdict::Admit),
+            (20, 0, 20, Verdict::Admit),
+            (6, 0, 1, Verdict::Admit),
+            (40, 21, 20, Verdict::Refuse(Refusal::CreditsHeld)),
+            // Enough for the hold, but at the line.
+            (25, 20, 1, Verdict::Refuse(Refusal::CreditsHeld)),
+            (19, 0, 20, Verdict::Refuse(Refusal::BelowHold)),
+            (6, 0, 20, Verdict::Refuse(Refusal::BelowHold)),
+            // Waiting would not help.
+            (19, 10, 20, Verdict::Refuse(Refusal::BelowHold)),
+            (5, 0, 20, Verdict::Refuse(Refusal::InsufficientCredits)),
+            (5, 0, 1, Verdict::Refuse(Refusal::InsufficientCredits)),
+            (-3, 10, 1, Verdict::Refuse(Refusal::InsufficientCredits)),
+        ] {
+            let wanted = Wanted {
+                held: Credits::from_micro(held),
+                hold: Credits::from_micro(hold),
+            };
+            assert_eq!(
+                decide_hold(known(balance), wanted, &rule),
+                expected,
+                "{balance} {held} {hold}"
+            );
+        }
+        let wanted = Wanted {
+            held: Credits::ZERO,
+            hold: Credits::from_micro(1),
+        };
+        for balance in [Balance::Missing, Balance::Unknown] {
+            assert_eq!(
+                decide_hold(balance, wanted, &rule),
+                decide(balance, &rule),
+                "{balance:?}"
             );
         }
     }

@@ -63,6 +63,12 @@ impl Credits {
         Self::from_micro(self.0.saturating_add(other.0))
     }
 
+    /// The difference, held to the bounds.
+    #[must_use]
+    pub const fn saturating_sub(self, other: Credits) -> Self {
+        Self::from_micro(self.0.saturating_sub(other.0))
+    }
+
     /// Reads the decimal form that billing writes: an optional sign, digits,
     /// an optional fraction. No exponent, no blanks, no grouping.
     ///
