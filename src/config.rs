@@ -3,9 +3,11 @@
 //! The doc comment of a field is its entry in `docs/configuration.md` and in
 //! the JSON Schema; both come from these types. `x-reload: restart` marks a
 //! key that a running gateway does not take over on SIGHUP.
+//! The blocks that are larger have modules of their own below this one.
 //! How a file becomes a [`Config`] is in [`load`]; the forms of single values
 //! are in [`values`]; what must hold between keys is in [`check`].
 
+pub mod admission;
 pub mod balances;
 pub mod check;
 mod fill;
@@ -13,6 +15,7 @@ pub mod load;
 pub mod pattern;
 pub mod reference;
 pub mod reload;
+pub mod routes;
 pub mod schema;
 pub mod server;
 mod shape;
@@ -26,11 +29,12 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::billing::{admission, trigger};
-use pattern::{Segment, StartPattern};
-use values::{Cidr, CreditAmount, HeaderField, HeaderText, Origin, Size, Span, Url};
+use pattern::StartPattern;
+use values::{Cidr, HeaderField, HeaderText, Origin, Span, Url};
 
-pub use balances::{Balances, Missing, Redis, Writer};
+pub use admission::{Admission, Hold, HoldHeader, Idempotency, Mode, OnOutage};
+pub use balances::{Balances, Missing, Redis, Sentinel, Statement, WhenFull, Writer};
+pub use routes::{Route, RouteKind, Trigger};
 pub use server::{Admin, Limits, Server, ServerTls, Shutdown};
 pub use upstream::{Dns, HealthCheck, Upstream, UpstreamTls};
 
@@ -49,83 +53,32 @@ pub struct Config {
     pub admission: Admission,
     /// Who pays: tried in order, the first that applies decides.
     pub identity: Vec<Identity>,
-    /// The requests that start runs; everything else passes.
+    /// The requests that start runs, and in hold mode those that tell of them
+    /// later; everything else passes.
     pub routes: Vec<Route>,
     /// What answers made at the edge look like.
     #[serde(default)]
     pub problem: Problem,
     /// The refusal events on the Redis stream `tollgate:refusals`.
     #[serde(default)]
-    pub refusals: Refusals,
+    pub refusals: EventStream,
+    /// Hold mode: what becomes of holds, on the Redis stream
+    /// `tollgate:events`. No effect in lookup mode.
+    #[serde(default)]
+    pub events: EventStream,
     /// Logs.
     #[serde(default)]
     pub log: Log,
 }
 
-/// How a start is decided.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
-#[serde(deny_unknown_fields, default)]
-pub struct Admission {
-    /// What a start does to the balance.
-    pub mode: Mode,
-    /// false: shadow. Decide, count (`would_refuse`), forward all the same.
-    pub enforce: bool,
-    /// A start whose balance cannot be found out; every route can override it.
-    pub on_outage: OnOutage,
-    /// Hold mode: credits set aside per start, for routes that name none. No
-    /// effect in lookup mode.
-    pub hold: Option<CreditAmount>,
-    /// Hold mode: for how long. No effect in lookup mode.
-    pub hold_for: Option<Span>,
-    /// Hold mode: whether the upstream deduplicates by `Idempotency-Key`. No
-    /// effect in lookup mode.
-    pub idempotency: Idempotency,
-}
-
-impl Default for Admission {
-    fn default() -> Self {
-        Admission {
-            mode: Mode::default(),
-            enforce: true,
-            on_outage: OnOutage::default(),
-            hold: None,
-            hold_for: None,
-            idempotency: Idempotency::default(),
-        }
+impl Config {
+    /// The routes that start runs, each with its pattern, in their order.
+    /// Whoever numbers start routes counts these alone.
+    pub fn starts(&self) -> impl Iterator<Item = (&StartPattern, &Route)> {
+        self.routes
+            .iter()
+            .filter_map(|route| Some((route.start.as_ref()?, route)))
     }
-}
-
-/// How a start is decided.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
-#[serde(rename_all = "snake_case")]
-pub enum Mode {
-    /// Read the balance on each request.
-    #[default]
-    Lookup,
-    /// Set credits aside atomically. Not in this version.
-    Hold,
-}
-
-/// A start whose balance cannot be found out.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
-#[serde(rename_all = "snake_case")]
-pub enum OnOutage {
-    /// 503, can be tried again.
-    #[default]
-    Refuse,
-    /// Let through.
-    Admit,
-}
-
-/// Whether the upstream deduplicates by `Idempotency-Key`.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
-#[serde(rename_all = "snake_case")]
-pub enum Idempotency {
-    /// It does not.
-    #[default]
-    Off,
-    /// It does.
-    Upstream,
 }
 
 /// One way to find out who pays.
@@ -166,65 +119,6 @@ pub struct HeaderIdentity {
     pub from: Vec<Cidr>,
 }
 
-/// A request that starts a run.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
-#[serde(deny_unknown_fields)]
-pub struct Route {
-    /// Method and path: `POST /api/v1/runs/{id}/followups`. `{name}` stands for
-    /// one segment, `{*rest}` at the end for all that follow.
-    pub start: StartPattern,
-    /// What sets the run off, as events and metrics tell it.
-    #[serde(default)]
-    pub trigger: Trigger,
-    /// Hold mode: credits set aside. No effect in lookup mode.
-    pub hold: Option<CreditAmount>,
-    /// Hold mode: for how long. No effect in lookup mode.
-    pub hold_for: Option<Span>,
-    /// Parameters of the path that are secrets: they are never shown, logged or
-    /// written to events. Left out: those named `token` or `secret`.
-    pub secret_in_path: Option<Vec<String>>,
-    /// As `admission.on_outage`, for this route.
-    pub on_outage: Option<OnOutage>,
-    /// As `admission.enforce`, for this route.
-    pub enforce: Option<bool>,
-    /// The largest body; a larger one is answered 413. Left out: no bound.
-    pub max_body: Option<Size>,
-    /// As `upstream.read_timeout`, for this route.
-    pub read_timeout: Option<Span>,
-}
-
-impl Route {
-    /// The parameters of the path that are secrets.
-    #[must_use]
-    pub fn secrets(&self) -> Vec<&str> {
-        let by_default = |name: &&str| matches!(*name, "token" | "secret");
-        match &self.secret_in_path {
-            Some(names) => names.iter().map(String::as_str).collect(),
-            None => {
-                let names = self.start.segments().iter().filter_map(Segment::name);
-                names.filter(by_default).collect()
-            }
-        }
-    }
-}
-
-/// What set a run off.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
-#[serde(rename_all = "snake_case")]
-pub enum Trigger {
-    /// A call of the API.
-    #[default]
-    Api,
-    /// A schedule.
-    Schedule,
-    /// Slack.
-    Slack,
-    /// Linear.
-    Linear,
-    /// Another webhook.
-    Webhook,
-}
-
 /// What answers made at the edge look like.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(deny_unknown_fields, default)]
@@ -238,6 +132,9 @@ pub struct Problem {
     pub headers: BTreeMap<HeaderField, HeaderText>,
     /// Lets browsers read those answers, and answers preflights on start routes.
     pub cors: Option<Cors>,
+    /// Hold mode: whether a refusal because credits are held (`credits_held`)
+    /// says in `retry-after` when the earliest hold ends by itself.
+    pub held_retry_after: bool,
 }
 
 impl Default for Problem {
@@ -247,6 +144,7 @@ impl Default for Problem {
             billing_url: None,
             headers: BTreeMap::new(),
             cors: None,
+            held_retry_after: true,
         }
     }
 }
@@ -262,19 +160,19 @@ pub struct Cors {
     pub max_age: Span,
 }
 
-/// The refusal events.
+/// A stream of events in Redis: written off the request path, and bounded.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(deny_unknown_fields, default)]
-pub struct Refusals {
+pub struct EventStream {
     /// About how many events the stream keeps; older ones go.
     pub stream_length: std::num::NonZeroUsize,
     /// How many events may wait to be written; more are dropped and counted.
     pub queue: std::num::NonZeroUsize,
 }
 
-impl Default for Refusals {
+impl Default for EventStream {
     fn default() -> Self {
-        Refusals {
+        EventStream {
             stream_length: values::at_least_one(100_000),
             queue: values::at_least_one(10_000),
         }
@@ -335,27 +233,6 @@ pub enum AccessLog {
     Starts,
     /// None.
     Off,
-}
-
-impl From<OnOutage> for admission::OnOutage {
-    fn from(on_outage: OnOutage) -> Self {
-        match on_outage {
-            OnOutage::Refuse => Self::Refuse,
-            OnOutage::Admit => Self::Admit,
-        }
-    }
-}
-
-impl From<Trigger> for trigger::Trigger {
-    fn from(trigger: Trigger) -> Self {
-        match trigger {
-            Trigger::Api => Self::Api,
-            Trigger::Schedule => Self::Schedule,
-            Trigger::Slack => Self::Slack,
-            Trigger::Linear => Self::Linear,
-            Trigger::Webhook => Self::Webhook,
-        }
-    }
 }
 
 /// Values of keys that are left out.

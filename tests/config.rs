@@ -23,7 +23,9 @@ use std::path::{Path, PathBuf};
 use proptest::prelude::*;
 use serde_json::Value;
 use tollgate::config::load::{Mistake, load, load_str};
-use tollgate::config::{Config, Identity, reference, schema};
+use tollgate::config::{
+    Admission, Config, Hold, Identity, Mode, Route, RouteKind, Statement, reference, schema,
+};
 
 const EXPECT: &str = "# expect: ";
 
@@ -131,9 +133,8 @@ fn every_shipped_file_loads() {
 fn the_reference_configuration_lists_every_start_route() {
     let config = load(Path::new("config/tollgate.yaml")).unwrap();
     let routes: Vec<String> = config
-        .routes
-        .iter()
-        .map(|route| route.start.to_string())
+        .starts()
+        .map(|(pattern, _)| pattern.to_string())
         .collect();
     for route in [
         "POST /api/v1/agent/tasks",
@@ -150,6 +151,89 @@ fn the_reference_configuration_lists_every_start_route() {
     assert!(matches!(config.identity.first(), Some(Identity::ApiKey(_))));
 }
 
+/// Lines of the reference that show hold mode are commented out; they must be
+/// true all the same.
+#[test]
+fn the_reference_configuration_shows_hold_mode_as_it_loads() {
+    let reference = fs::read_to_string("config/tollgate.yaml").unwrap();
+    let shown = [
+        "  # admin: {listen: \"127.0.0.1:9901\", token",
+        "  # writer: tollgate",
+        "  # statement:",
+        "  # hold: {header",
+        "  # hold_for:",
+        "  # release_on:",
+        "  # run_id:",
+        "  # idempotency:",
+        "  # remember:",
+        "  # - ends:",
+        "  # - watch:",
+        "  #   state:",
+        "  #   end_states:",
+        "  # held_retry_after:",
+        "# events:",
+    ];
+    let hidden = ["  admin:", "  writer: billing"];
+    let mut text = String::new();
+    for line in reference.lines() {
+        if shown.iter().any(|start| line.starts_with(start)) {
+            text += &line.replacen("# ", "", 1);
+        } else if !hidden.iter().any(|start| line.starts_with(start)) {
+            text += line;
+        }
+        text += "\n";
+    }
+    for start in shown {
+        let lines = reference.lines();
+        assert_eq!(
+            lines.filter(|line| line.starts_with(start)).count(),
+            1,
+            "{start}"
+        );
+    }
+    let text = text
+        .replace("mode: lookup", "mode: hold")
+        .replace("${file:admin.token}", "${TOLLGATE_TEST_SECRET}");
+    let config = load_str("config/tollgate.yaml", &text, &env).unwrap();
+    let defaults = Admission::default();
+    assert_eq!(config.admission.mode, Mode::Hold);
+    assert_eq!(config.admission.release_on, defaults.release_on);
+    assert_eq!(config.admission.remember, defaults.remember);
+    assert_eq!(config.balances.statement, Some(Statement::default()));
+    let tells = config.routes.iter().filter(|route| route.start.is_none());
+    assert_eq!(tells.count(), 2);
+}
+
+#[test]
+fn the_example_of_hold_mode_knows_every_way_to_end_and_to_watch_a_run() {
+    let config = load(Path::new("config/hold.yaml")).unwrap();
+    let routes = config.routes.iter().flat_map(Route::kinds);
+    let told: Vec<String> = routes
+        .filter(|(kind, _)| *kind != RouteKind::Start)
+        .map(|(kind, pattern)| format!("{} {pattern}", kind.key()))
+        .collect();
+    assert_eq!(
+        told,
+        [
+            "ends POST /api/v1/agent/runs/{run}/cancel",
+            "ends POST /api/v1/agent/tasks/{run}/cancel",
+            "watch GET /api/v1/agent/runs/{run}",
+            "watch GET /api/v1/agent/tasks/{run}",
+        ]
+    );
+    let ended = ["SUCCEEDED", "FAILED", "CANCELLED", "ERROR"];
+    let goes_on = ["QUEUED", "PENDING", "CLAIMED", "INPROGRESS", "BLOCKED"];
+    for route in config.routes.iter().filter(|route| route.watch.is_some()) {
+        let states = route.end_states();
+        assert!(
+            ended
+                .iter()
+                .all(|state| states.iter().any(|end| end == state))
+        );
+        assert!(!states.iter().any(|end| goes_on.contains(&end.as_str())));
+    }
+}
+
 #[test]
 fn every_way_to_reach_redis_loads() {
     let text = fs::read_to_string("config/tollgate.yaml").unwrap();
@@ -164,26 +248,20 @@ fn every_way_to_reach_redis_loads() {
         let env = |name: &str| (name == "REDIS_URL").then(|| url.to_owned());
         let config = load_str("config/tollgate.yaml", &text, &env)
             .unwrap_or_else(|mistakes| panic!("{url}: {mistakes:?}"));
-        assert_eq!(config.balances.redis.unwrap().url.expose(), url);
+        assert_eq!(config.balances.redis.unwrap().url.unwrap().expose(), url);
     }
 }
 
 #[test]
-fn holds_may_be_written_before_there_is_hold_mode() {
+fn the_keys_of_hold_mode_may_be_written_in_lookup_mode() {
     let text = fs::read_to_string("config/demo.yaml").unwrap()
         + "    trigger: schedule\n    hold: 20\n    hold_for: 30m\nadmission: {hold: 0.5, hold_for: 1h, idempotency: upstream}\n";
     let config = load_str("demo.yaml", &text, &env).unwrap();
-    assert_eq!(
-        config
-            .routes
-            .last()
-            .unwrap()
-            .hold
-            .unwrap()
-            .credits()
-            .to_string(),
-        "20"
-    );
+    let (_, last) = config.starts().last().unwrap();
+    let Some(Hold::Credits(amount)) = last.hold else {
+        panic!("{:?}", last.hold)
+    };
+    assert_eq!(amount.credits().to_string(), "20");
 }
 
 #[test]
@@ -457,9 +535,13 @@ proptest! {
 
     #[test]
     fn no_change_of_a_good_file_makes_the_loader_panic(
+        file in prop::sample::select(vec![
+            include_str!("../config/tollgate.yaml"),
+            include_str!("../config/hold.yaml"),
+        ]),
         changes in prop::collection::vec((any::<prop::sample::Index>(), 0_usize..12, fragment()), 1..6),
     ) {
-        let mut text: Vec<char> = include_str!("../config/tollgate.yaml").chars().collect();
+        let mut text: Vec<char> = file.chars().collect();
         for (at, drop, fragment) in changes {
             let at = at.index(text.len() + 1);
             let end = (at + drop).min(text.len());

@@ -6,7 +6,10 @@
 
 mod answers;
 mod files;
+mod holds;
+mod identity;
 mod ledger;
+mod redis;
 mod routes;
 mod server;
 mod upstream;
@@ -14,7 +17,7 @@ mod upstream;
 pub use super::reload::needs_restart;
 
 use super::Config;
-use super::values::Span;
+use super::values::{HeaderField, Span};
 
 /// Something that does not hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,8 +52,9 @@ pub fn check(config: &Config) -> Vec<Finding> {
     server::check(&config.server, &mut report);
     upstream::check(&config.upstream, &config.server, &mut report);
     ledger::check(config, &mut report);
-    routes::check_identity(config, &mut report);
-    routes::check_routes(&config.routes, &mut report);
+    holds::check(config, &mut report);
+    identity::check(config, &mut report);
+    routes::check(&config.routes, &mut report);
     answers::check(&config.problem, &mut report);
     report.findings
 }
@@ -131,4 +135,27 @@ fn is_reserved_header(name: &str) -> bool {
         "http2-settings",
     ];
     RESERVED.contains(&name) || name.starts_with("x-tollgate-")
+}
+
+/// Headers that mean something else than who pays.
+const OTHER_MEANINGS: [&str; 12] = [
+    "accept",
+    "authorization",
+    "content-type",
+    "cookie",
+    "forwarded",
+    "idempotency-key",
+    "traceparent",
+    "tracestate",
+    "user-agent",
+    "x-forwarded-for",
+    "x-forwarded-proto",
+    "x-request-id",
+];
+
+/// Whether a request header means something already, so that it cannot also
+/// say who pays or how much.
+fn has_another_meaning(header: &HeaderField) -> bool {
+    let name = header.name().as_str();
+    is_reserved_header(name) || OTHER_MEANINGS.contains(&name)
 }

@@ -34,7 +34,7 @@ pub fn markdown() -> String {
         );
     }
     page.push_str(
-        "\n## Keys\n\nRequired keys come first in each table. *Change* says what it takes to change a key in a running gateway: `reload` (SIGHUP) or `restart`.\n",
+        "\n## Keys\n\nRequired keys come first in each table, or those of which exactly one must be there. *Change* says what it takes to change a key in a running gateway: `reload` (SIGHUP) or `restart`.\n",
     );
     let about = "The whole file.";
     section(&mut page, shape::root(), "", about);
@@ -72,7 +72,7 @@ fn section(page: &mut String, shape: &Shape, path: &str, description: &str) {
 /// The section of a field that holds blocks.
 fn nested(page: &mut String, field: &Field, path: &str) {
     match &field.shape {
-        shape @ (Shape::Block(_) | Shape::Kinds(_)) => {
+        shape @ (Shape::Block(_) | Shape::Kinds(_) | Shape::Either(..)) => {
             section(page, shape, path, &field.description);
         }
         Shape::List(item) if !item.fields().is_empty() => {
@@ -112,6 +112,9 @@ fn form_of(shape: &Shape, path: &str) -> String {
     match shape {
         Shape::Block(_) => format!("block {}", link(path)),
         Shape::Kinds(_) => format!("one of {}", link(path)),
+        Shape::Either(scalar, block) => {
+            format!("{}, or {}", form_of(scalar, path), form_of(block, path))
+        }
         Shape::Map(key, value) => {
             format!(
                 "mapping of {} to {}",
@@ -135,6 +138,7 @@ fn form_of(shape: &Shape, path: &str) -> String {
 fn default_of(field: &Field) -> String {
     match &field.presence {
         Presence::Required => "**required**".to_owned(),
+        Presence::OneOf => "**one of these**".to_owned(),
         Presence::Optional => String::new(),
         Presence::Default(Value::String(text)) => code(text),
         Presence::Default(Value::Object(_)) if matches!(field.shape, Shape::Block(_)) => {

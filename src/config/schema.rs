@@ -124,6 +124,18 @@ mod tests {
     }
 
     #[test]
+    fn says_which_keys_exclude_each_other_and_what_has_two_forms() {
+        let schema = schema();
+        assert_eq!(
+            at(&schema, "/$defs/Route/oneOf"),
+            &json!([{"required": ["start"]}, {"required": ["ends"]}, {"required": ["watch"]}])
+        );
+        let forms = at(&schema, "/$defs/Hold/anyOf");
+        assert_eq!(at(forms, "/0/$ref"), "#/$defs/HoldAmount");
+        assert_eq!(at(forms, "/1/$ref"), "#/$defs/HoldHeader");
+    }
+
+    #[test]
     fn null_is_nowhere() {
         assert!(!schema().to_string().contains("null"));
     }

@@ -21,7 +21,8 @@ pub struct Server {
     pub h2c: bool,
     /// HTTPS: HTTP/1.1 and HTTP/2 by ALPN.
     pub tls: Option<ServerTls>,
-    /// The listener for `/healthz`, `/readyz` and `/metrics`.
+    /// The listener for `/healthz`, `/readyz` and `/metrics`, and in hold mode
+    /// for billing to settle and charge holds.
     pub admin: Option<Admin>,
     /// Worker threads. Left out: one per core.
     #[schemars(extend("x-reload" = "restart"))]
@@ -69,7 +70,8 @@ pub struct Admin {
     /// not even what is not metered.
     #[serde(default)]
     pub ready_in_outage: bool,
-    /// Bearer token for admin calls that change things. None does yet.
+    /// The bearer token of admin calls that change credits or show them. Left
+    /// out: there are no such calls.
     #[schemars(extend("x-reload" = "restart"))]
     pub token: Option<Secret>,
 }

@@ -17,6 +17,8 @@ pub enum Shape {
     Block(Vec<Field>),
     /// A mapping with one key, which says what kind of thing it is.
     Kinds(Vec<Field>),
+    /// A single value, or a block that says more.
+    Either(Box<Shape>, Box<Shape>),
     /// A mapping whose keys the operator chooses.
     Map(&'static FormEntry, Box<Shape>),
     /// A list.
@@ -50,6 +52,8 @@ pub struct Field {
 pub enum Presence {
     /// It must be there.
     Required,
+    /// Exactly one of the keys of the block that say so must be there.
+    OneOf,
     /// It may be left out, and then this holds.
     Default(Value),
     /// It may be left out, and then there is none.
@@ -86,6 +90,7 @@ impl Shape {
     pub fn fields(&self) -> &[Field] {
         match self {
             Shape::Block(fields) | Shape::Kinds(fields) => fields,
+            Shape::Either(_, block) => block.fields(),
             _ => &[],
         }
     }
@@ -98,7 +103,11 @@ impl Shape {
     /// Whether it is written as a single value.
     pub fn is_scalar(&self) -> bool {
         match self {
-            Shape::Block(_) | Shape::Kinds(_) | Shape::Map(..) | Shape::List(_) => false,
+            Shape::Block(_)
+            | Shape::Kinds(_)
+            | Shape::Either(..)
+            | Shape::Map(..)
+            | Shape::List(_) => false,
             Shape::Choice(_)
             | Shape::Integer(..)
             | Shape::Truth
@@ -135,8 +144,14 @@ impl Reader<'_> {
         if text("format") == Some("path") {
             return Shape::Path;
         }
-        if let Some(choices) = schema.get("oneOf").and_then(Value::as_array) {
+        let alternatives = |key: &str| schema.get(key).and_then(Value::as_array);
+        // Beside `properties`, `oneOf` says which of them go together.
+        if let (Some(choices), None) = (alternatives("oneOf"), schema.get("properties")) {
             return self.choices(choices);
+        }
+        if let Some([scalar, block]) = alternatives("anyOf").map(Vec::as_slice) {
+            let (scalar, block) = (self.shape(scalar), self.shape(block));
+            return Shape::Either(Box::new(scalar), Box::new(block));
         }
         match text("type") {
             Some("object") => self.object(&schema),
@@ -213,41 +228,41 @@ impl Reader<'_> {
     }
 
     /// The keys of an object: the required ones first, in the order of the
-    /// types, then the others by name.
+    /// types, then those of which one is, then the others by name.
     fn fields(&self, schema: &Map<String, Value>) -> Vec<Field> {
         let Some(properties) = schema.get("properties").and_then(Value::as_object) else {
             return Vec::new();
         };
-        let names = schema.get("required").and_then(Value::as_array);
-        let required: Vec<&str> = names
-            .into_iter()
-            .flatten()
-            .filter_map(Value::as_str)
+        let required = required(schema).map(|name| (name, Presence::Required));
+        let choices = schema.get("oneOf").and_then(Value::as_array);
+        let choices = choices.into_iter().flatten().filter_map(Value::as_object);
+        let one_of = choices.flat_map(self::required);
+        let first: Vec<(&str, Presence)> = required
+            .chain(one_of.map(|name| (name, Presence::OneOf)))
             .collect();
-        let field = |name: &str, property: &Value| self.field(name, property, &required);
-        let first = required
-            .iter()
-            .filter_map(|name| Some(field(name, properties.get(*name)?)));
-        let others = properties
-            .iter()
-            .filter(|(name, _)| !required.contains(&name.as_str()));
-        first
-            .chain(others.map(|(name, property)| field(name, property)))
-            .collect()
+        let others = properties.iter().filter_map(|(name, property)| {
+            let is_first = first.iter().any(|(first, _)| first == name);
+            let presence = match property.get("default") {
+                Some(default) => Presence::Default(default.clone()),
+                None => Presence::Optional,
+            };
+            (!is_first).then(|| self.field(name, property, presence))
+        });
+        let others: Vec<Field> = others.collect();
+        let first = first
+            .into_iter()
+            .filter_map(|(name, presence)| Some(self.field(name, properties.get(name)?, presence)));
+        first.chain(others).collect()
     }
 
-    fn field(&self, name: &str, property: &Value, required: &[&str]) -> Field {
+    fn field(&self, name: &str, property: &Value, presence: Presence) -> Field {
         let resolved = self.resolved(property);
         let restart = property.get("x-reload").and_then(Value::as_str) == Some("restart");
         Field {
             name: name.to_owned(),
             description: description(&resolved),
             shape: self.shape(property),
-            presence: match property.get("default") {
-                _ if required.contains(&name) => Presence::Required,
-                Some(default) => Presence::Default(default.clone()),
-                None => Presence::Optional,
-            },
+            presence,
             reload: if restart {
                 Reload::Restart
             } else {
@@ -255,6 +270,12 @@ impl Reader<'_> {
             },
         }
     }
+}
+
+/// The names under `required`.
+fn required(schema: &Map<String, Value>) -> impl Iterator<Item = &str> {
+    let names = schema.get("required").and_then(Value::as_array);
+    names.into_iter().flatten().filter_map(Value::as_str)
 }
 
 fn word(schema: &Value) -> Option<Word> {

@@ -7,10 +7,12 @@
 //! What must hold between values is in [`super::check`].
 
 mod amounts;
+mod answer;
 mod net;
 mod text;
 
-pub use amounts::{CreditAmount, Size, Span};
+pub use amounts::{CreditAmount, HoldAmount, Size, Span};
+pub use answer::{JsonPointer, Statuses};
 pub use net::{Cidr, ListenAddress, Origin, UpstreamAddress, Url};
 pub use text::{ApiKeyTemplate, HeaderField, HeaderText, KeyTemplate, Secret, TeamName};
 
@@ -114,10 +116,11 @@ impl FormEntry {
     }
 }
 
-static FORMS: [FormEntry; 15] = [
+static FORMS: [FormEntry; 18] = [
     FormEntry::of::<Span>(),
     FormEntry::of::<Size>(),
     FormEntry::of::<CreditAmount>(),
+    FormEntry::of::<HoldAmount>(),
     FormEntry::of::<Cidr>(),
     FormEntry::of::<ListenAddress>(),
     FormEntry::of::<UpstreamAddress>(),
@@ -130,6 +133,8 @@ static FORMS: [FormEntry; 15] = [
     FormEntry::of::<ApiKeyTemplate>(),
     FormEntry::of::<TeamName>(),
     FormEntry::of::<StartPattern>(),
+    FormEntry::of::<Statuses>(),
+    FormEntry::of::<JsonPointer>(),
 ];
 
 /// The form that a schema's `format` names.

@@ -98,6 +98,8 @@ impl Walker<'_> {
                 self.fault(key, empty(path, shape, &Presence::Required));
                 self.mend(shape, path)
             }
+            (Content::Mapping(_), Shape::Either(_, block)) => self.node(block, node, path, key),
+            (Content::Scalar(_), Shape::Either(scalar, _)) => self.node(scalar, node, path, key),
             (Content::Mapping(entries), Shape::Block(fields)) => {
                 self.block(fields, entries, path, key)
             }
@@ -379,6 +381,7 @@ fn stand_in(shape: &Shape) -> Value {
             .collect::<Map<_, _>>()
             .into(),
         Shape::Kinds(kinds) => stand_in_kind(kinds),
+        Shape::Either(scalar, _) => stand_in(scalar),
         Shape::Map(..) => Value::Object(Map::new()),
         Shape::List(_) => Value::Array(Vec::new()),
         Shape::Choice(choices) => choices.first().map(|choice| choice.word.as_str()).into(),

@@ -1,138 +1,226 @@
-//! Who pays, and which requests start runs.
+//! Which requests start runs, and which tell of them later.
 
 use super::super::pattern::{Segment, StartPattern};
-use super::super::values::{HeaderField, Span};
-use super::super::{ApiKeyIdentity, Config, HeaderIdentity, Identity, Route};
-use super::{Report, is_reserved_header};
+use super::super::{Route, RouteKind};
+use super::Report;
 
-/// The longest time that what a key stands for may be remembered: a key that
-/// was taken away must stop working soon.
-const KEY_CACHE_MAX: Span = Span::from_secs(2);
+/// The parameter of a path that is the id of a run.
+const RUN: &str = "run";
 
-/// Headers that mean something else than who pays.
-const OTHER_MEANINGS: [&str; 12] = [
-    "accept",
-    "authorization",
-    "content-type",
-    "cookie",
-    "forwarded",
-    "idempotency-key",
-    "traceparent",
-    "tracestate",
-    "user-agent",
-    "x-forwarded-for",
-    "x-forwarded-proto",
-    "x-request-id",
-];
+/// What an entry is, where that is said, and which requests it matches.
+type Said<'a> = (String, RouteKind, &'a StartPattern);
 
-/// Methods that never start a run: they read, or belong to the protocol.
-const NEVER_START: [&str; 4] = ["CONNECT", "HEAD", "OPTIONS", "TRACE"];
-
-pub fn check_identity(config: &Config, report: &mut Report) {
-    let advice = "write at least one way to find out who pays, `header` or `api_key`";
-    report.not_empty("identity", &config.identity, advice);
-    let mut names: Vec<(String, &HeaderField)> = Vec::new();
-    for (index, identity) in config.identity.iter().enumerate() {
-        let header = match identity {
-            Identity::ApiKey(api_key) => self::api_key(
-                &format!("identity[{index}].api_key"),
-                api_key,
-                config,
-                report,
-            ),
-            Identity::Header(header) => Some(self::header(
-                &format!("identity[{index}].header"),
-                header,
-                report,
-            )),
-        };
-        let Some((at, name)) = header else { continue };
-        if is_reserved_header(name.name().as_str())
-            || OTHER_MEANINGS.contains(&name.name().as_str())
-        {
-            let message = "has a meaning of its own: write a header that is for the team alone, such as x-team-id";
-            report.shown(&at, name.to_string(), message);
-        }
-        if let Some((other, _)) = names.iter().find(|(_, taken)| *taken == name) {
-            let message = format!(
-                "`{at}` is the header of `{other}` already: give each its own, or put all peers into one `from`"
+pub fn check(routes: &[Route], report: &mut Report) {
+    if !routes.iter().any(|route| route.start.is_some()) {
+        let advice = "nothing would be metered; write at least one `- start: POST /…`";
+        if routes.is_empty() {
+            report.not_empty("routes", routes, advice);
+        } else if let Some(about) = only_other_kinds(routes) {
+            let about: Vec<&str> = about.iter().map(String::as_str).collect();
+            report.key(
+                "routes",
+                &about,
+                format!("`routes` names no start route: {advice}"),
             );
-            report.clash(&at, other, message);
         }
-        names.push((at, name));
     }
-}
-
-fn api_key<'a>(
-    at: &str,
-    api_key: &'a ApiKeyIdentity,
-    config: &Config,
-    report: &mut Report,
-) -> Option<(String, &'a HeaderField)> {
-    if config.balances.memory.is_some() && config.balances.redis.is_none() {
-        report.key(
-            at,
-            &[at, "balances.memory", "balances.redis"],
-            "API keys are kept in Redis: write `balances.redis` instead of `balances.memory`, or identify by `header`",
-        );
-    }
-    if api_key.cache > KEY_CACHE_MAX {
-        let at = format!("{at}.cache");
-        let message = format!(
-            "`{at}` must be at most {KEY_CACHE_MAX}: a key that was taken away must stop working soon"
-        );
-        report.value(&at, message);
-    }
-    api_key
-        .team_header
-        .as_ref()
-        .map(|name| (format!("{at}.team_header"), name))
-}
-
-fn header<'a>(
-    at: &str,
-    header: &'a HeaderIdentity,
-    report: &mut Report,
-) -> (String, &'a HeaderField) {
-    let advice =
-        "nobody would be believed; write the addresses of your auth proxy, such as \"10.0.0.0/8\"";
-    report.not_empty(&format!("{at}.from"), &header.from, advice);
-    (format!("{at}.name"), &header.name)
-}
-
-pub fn check_routes(routes: &[Route], report: &mut Report) {
-    let advice = "nothing would be metered; write at least one `- start: POST /…`";
-    report.not_empty("routes", routes, advice);
+    let said = routes.iter().enumerate().flat_map(|(index, route)| {
+        let at = move |kind: RouteKind| format!("routes[{index}].{}", kind.key());
+        let kinds = route.kinds();
+        kinds.map(move |(kind, pattern)| (at(kind), kind, pattern))
+    });
+    let said: Vec<Said<'_>> = said.collect();
     for (index, route) in routes.iter().enumerate() {
-        let at = format!("routes[{index}].start");
-        let method = route.start.method();
-        if NEVER_START.contains(&method) {
-            report.value(
-                &at,
+        let at = format!("routes[{index}]");
+        if let Some((kind, pattern)) = kind(&at, route, report) {
+            method(&at, kind, pattern, report);
+            parameters(&at, kind, pattern, report);
+            foreign_keys(&at, kind, route, report);
+            overlap(&at, kind, pattern, &said, report);
+        }
+        secrets(&at, route, report);
+        if let Some(span) = route.read_timeout {
+            report.positive(&format!("{at}.read_timeout"), span);
+        }
+    }
+}
+
+/// Every key that would make an entry a start route, if all entries say that
+/// they are of another kind.
+fn only_other_kinds(routes: &[Route]) -> Option<Vec<String>> {
+    let says = routes.iter().all(|route| route.kinds().next().is_some());
+    let keys = (0..routes.len()).map(|index| format!("routes[{index}].start"));
+    says.then(|| keys.collect())
+}
+
+/// What an entry is; `None` if it is nothing, or more than one thing.
+fn kind<'a>(
+    at: &str,
+    route: &'a Route,
+    report: &mut Report,
+) -> Option<(RouteKind, &'a StartPattern)> {
+    let keys = ["start", "ends", "watch"].map(|key| format!("{at}.{key}"));
+    let mut kinds = route.kinds();
+    match (kinds.next(), kinds.next()) {
+        (Some(kind), None) => Some(kind),
+        (None, _) => {
+            let about: Vec<&str> = keys.iter().map(String::as_str).collect();
+            report.key(
+                at,
+                &about,
+                format!("`{at}` says not which requests it is about: write `start: POST /…`, or `ends: …` or `watch: …` for those that tell of a run"),
+            );
+            None
+        }
+        (Some((first, _)), Some((second, _))) => {
+            let (first, second) = (first.key(), second.key());
+            report.key(
+                &format!("{at}.{second}"),
+                &[&format!("{at}.{first}"), &format!("{at}.{second}")],
                 format!(
-                    "{method} requests never start a run: write the method that does, such as POST"
+                    "`{at}` is `{first}` already: begin a list item of its own (`- {second}: …`)"
                 ),
             );
+            None
         }
-        let same = |other: &Route| shape(&other.start) == shape(&route.start);
-        if let Some(first) = routes.iter().take(index).position(same) {
-            let other = format!("routes[{first}].start");
-            report.clash(
-                &at,
-                &other,
-                format!("`{at}` matches the same requests as `{other}`: keep one of them"),
-            );
+    }
+}
+
+fn method(at: &str, kind: RouteKind, pattern: &StartPattern, report: &mut Report) {
+    let method = pattern.method();
+    let mistake = match (kind, method) {
+        (RouteKind::Start, "CONNECT" | "HEAD" | "OPTIONS" | "TRACE") => {
+            format!("{method} requests never start a run: write the method that does, such as POST")
         }
-        for (place, name) in route.secret_in_path.iter().flatten().enumerate() {
-            let mut names = route.start.segments().iter().filter_map(Segment::name);
-            if !names.any(|known| known == name) {
-                let at = format!("routes[{index}].secret_in_path[{place}]");
-                let advice = "is no parameter of the route's path: name one of its {…}";
-                report.shown(&at, name.clone(), advice);
+        (RouteKind::Ends, "CONNECT" | "GET" | "HEAD" | "OPTIONS" | "TRACE") => format!(
+            "{method} requests never end a run: write the method that does, such as POST, or `watch` for a request that shows it"
+        ),
+        (RouteKind::Watch, method) if method != "GET" => format!(
+            "the answer to {method} shows no run: write GET, or `ends` for a request whose success ends it"
+        ),
+        _ => return,
+    };
+    report.value(&format!("{at}.{}", kind.key()), mistake);
+}
+
+/// Whoever tells of a run names it in the path.
+fn parameters(at: &str, kind: RouteKind, pattern: &StartPattern, report: &mut Report) {
+    let is_run = |segment: &Segment| matches!(segment, Segment::Parameter(name) if name == RUN);
+    if kind == RouteKind::Start || pattern.segments().iter().any(is_run) {
+        return;
+    }
+    let at = format!("{at}.{}", kind.key());
+    let mut parameters = pattern
+        .segments()
+        .iter()
+        .filter(|segment| segment.name().is_some());
+    let advice = match (parameters.next(), parameters.next()) {
+        (Some(only), None) => format!("write {{{RUN}}} instead of {only} if that is the run's id"),
+        _ => format!("write {{{RUN}}} where its id stands, such as /api/v1/agent/runs/{{{RUN}}}"),
+    };
+    report.value(&at, format!("`{at}` does not say which run: {advice}"));
+}
+
+/// Keys that an entry of this kind does nothing with: whoever wrote them
+/// believes that they do something.
+fn foreign_keys(at: &str, kind: RouteKind, route: &Route, report: &mut Report) {
+    let start = [
+        ("trigger", route.trigger.is_some()),
+        ("hold", route.hold.is_some()),
+        ("hold_for", route.hold_for.is_some()),
+        ("release_on", route.release_on.is_some()),
+        ("run_id", route.run_id.is_some()),
+        ("settle_from", route.settle_from.is_some()),
+        ("idempotency", route.idempotency.is_some()),
+        ("on_outage", route.on_outage.is_some()),
+        ("enforce", route.enforce.is_some()),
+        ("max_body", route.max_body.is_some()),
+        ("read_timeout", route.read_timeout.is_some()),
+    ];
+    let watch = [
+        ("state", route.state.is_some()),
+        ("end_states", route.end_states.is_some()),
+    ];
+    let of = |owner: RouteKind, keys: &[(&'static str, bool)]| {
+        let written = keys.iter().filter(|(_, written)| *written && owner != kind);
+        written.map(|(key, _)| (*key, owner)).collect::<Vec<_>>()
+    };
+    for (key, owner) in [of(RouteKind::Start, &start), of(RouteKind::Watch, &watch)].concat() {
+        let (this, owner) = (kind.key(), owner.key());
+        let at = format!("{at}.{key}");
+        report.key(
+            &at,
+            &[&at],
+            format!(
+                "`{key}` goes with `{owner}` and says nothing about `{this}`: leave it out here"
+            ),
+        );
+    }
+}
+
+/// Entries before this one, and start routes wherever they stand, that take
+/// its requests.
+fn overlap(
+    at: &str,
+    kind: RouteKind,
+    pattern: &StartPattern,
+    others: &[Said<'_>],
+    report: &mut Report,
+) {
+    let at = format!("{at}.{}", kind.key());
+    let metered = others.iter().find(|(_, other, of_other)| {
+        kind != RouteKind::Start && *other == RouteKind::Start && covers(of_other, pattern)
+    });
+    if let Some((other, ..)) = metered {
+        report.clash(
+            &at,
+            other,
+            format!("every request of `{at}` is a start by `{other}`, and a start needs credits: make that one narrower, or take one of them out"),
+        );
+        return;
+    }
+    let before = others.iter().take_while(|(other, ..)| *other != at);
+    let mut same = before.filter(|(_, other, of_other)| {
+        let comparable = (*other == RouteKind::Start) == (kind == RouteKind::Start);
+        comparable && shape(of_other) == shape(pattern)
+    });
+    if let Some((other, ..)) = same.next() {
+        report.clash(
+            &at,
+            other,
+            format!("`{at}` matches the same requests as `{other}`: keep one of them"),
+        );
+    }
+}
+
+/// Whether every request of one pattern is one of the other's.
+fn covers(wide: &StartPattern, narrow: &StartPattern) -> bool {
+    let mut narrow_segments = narrow.segments().iter();
+    let mut wide_segments = wide.segments().iter();
+    if wide.method() != narrow.method() {
+        return false;
+    }
+    loop {
+        match (wide_segments.next(), narrow_segments.next()) {
+            (None, None) | (Some(Segment::CatchAll(_)), Some(_)) => return true,
+            (Some(Segment::Parameter(_)), Some(Segment::Literal(_) | Segment::Parameter(_))) => {}
+            (Some(Segment::Literal(a)), Some(Segment::Literal(b))) if a.eq_ignore_ascii_case(b) => {
             }
+            _ => return false,
         }
-        if let Some(span) = route.read_timeout {
-            report.positive(&format!("routes[{index}].read_timeout"), span);
+    }
+}
+
+fn secrets(at: &str, route: &Route, report: &mut Report) {
+    for (place, name) in route.secret_in_path.iter().flatten().enumerate() {
+        let segments = route.kinds().flat_map(|(_, pattern)| pattern.segments());
+        if !segments
+            .filter_map(Segment::name)
+            .any(|known| known == name)
+        {
+            let at = format!("{at}.secret_in_path[{place}]");
+            let advice = "is no parameter of the route's path: name one of its {…}";
+            report.shown(&at, name.clone(), advice);
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use super::super::values::{ListenAddress, Size};
+use super::super::values::{ListenAddress, Secret, Size};
 use super::super::{Limits, Server};
 use super::{Report, files};
 
@@ -65,6 +65,13 @@ fn listeners(server: &Server, report: &mut Report) {
         taken.push((at, address.addr()));
     }
     let Some(admin) = &server.admin else { return };
+    let sendable = |token: &Secret| token.expose().bytes().all(|byte| byte.is_ascii_graphic());
+    if !admin.token.as_ref().is_none_or(sendable) {
+        report.value(
+            "server.admin.token",
+            "`server.admin.token` cannot be sent as a bearer token: leave out blanks, line breaks and anything that is not ASCII, as `openssl rand -hex 32` does",
+        );
+    }
     let clash = taken
         .iter()
         .find(|(_, public)| overlap(*public, admin.listen.addr()));

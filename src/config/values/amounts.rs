@@ -14,6 +14,9 @@ const SPAN_MAX_MILLIS: u64 = 365 * 24 * 3_600_000;
 /// The largest size, 1 TiB.
 const SIZE_MAX_BYTES: u64 = 1 << 40;
 
+/// Digits behind the point that credits are told apart by.
+const FRACTION_DIGITS: usize = 6;
+
 /// Units of time in milliseconds, largest first.
 const TIME_UNITS: [(&str, u64); 4] = [("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
 
@@ -79,6 +82,7 @@ impl FromStr for Span {
                 _ if unit.starts_with('.') => {
                     Self::unfit_because("write a whole number in a smaller unit, such as 1500ms")
                 }
+                "d" | "days" | "w" => Self::unfit_because(in_hours(number, unit)),
                 _ => Self::unfit_because(
                     "write ms, s, m or h directly behind the digits, such as 90s",
                 ),
@@ -91,6 +95,12 @@ impl FromStr for Span {
             )),
         }
     }
+}
+
+/// How to write a number of days or weeks.
+fn in_hours(number: u64, unit: &str) -> String {
+    let hours = number.saturating_mul(if unit == "w" { 7 * 24 } else { 24 });
+    format!("the largest unit is the hour, write {hours}h (90 days are 2160h)")
 }
 
 impl fmt::Display for Span {
@@ -209,13 +219,61 @@ impl FromStr for CreditAmount {
     }
 }
 
+impl fmt::Display for HoldAmount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Credits that a start sets aside: `20`, `0.5`. They are taken exactly or not
+/// at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct HoldAmount(Credits);
+
+impl HoldAmount {
+    /// The credits.
+    #[must_use]
+    pub const fn credits(self) -> Credits {
+        self.0
+    }
+}
+
+impl Form for HoldAmount {
+    const FORMAT: &'static str = "credits-to-hold";
+    const NOUN: &'static str = "an amount of credits to set aside";
+    const ADVICE: &'static str = "write digits and an optional fraction, such as 20 or 0.5";
+    const EXAMPLES: &'static [&'static str] = &["20", "0.5"];
+    const PATTERN: Option<&'static str> = CreditAmount::PATTERN;
+    const NUMERIC: Numeric = Numeric::Number;
+}
+
+impl FromStr for HoldAmount {
+    type Err = Unfit;
+
+    fn from_str(text: &str) -> Result<Self, Unfit> {
+        let credits: Credits = text.parse().map_err(|_| Self::unfit())?;
+        let (_, fraction) = text.split_once('.').unwrap_or((text, ""));
+        if fraction.bytes().skip(FRACTION_DIGITS).any(|b| b != b'0') {
+            return Err(Self::unfit_because(
+                "it is finer than a millionth, write at most six digits behind the point",
+            ));
+        }
+        if credits >= Credits::MAX || credits <= Credits::MIN {
+            return Err(Self::unfit_because(
+                "it is more than a balance can be, write at most 9007199254",
+            ));
+        }
+        Ok(HoldAmount(credits))
+    }
+}
+
 impl fmt::Display for CreditAmount {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
     }
 }
 
-text_form!(Span, Size, CreditAmount);
+text_form!(Span, Size, CreditAmount, HoldAmount);
 
 /// Leading digits, and what follows them.
 fn split_unit(text: &str) -> (&str, &str) {
@@ -284,6 +342,9 @@ mod tests {
             advice("50"),
             "not a duration: the unit is missing, write 50ms, 50s, 50m or 50h"
         );
+        for (text, hours) in [("91d", "2184h"), ("2w", "336h"), ("90days", "2160h")] {
+            assert!(advice(text).contains(hours), "{text}");
+        }
         assert_eq!(
             advice("1.5s"),
             "not a duration: write a whole number in a smaller unit, such as 1500ms"
@@ -316,6 +377,21 @@ mod tests {
             "64KB".parse::<Size>().unwrap_err().to_string(),
             "not a size: write 64KiB; units are B, KiB, MiB and GiB, directly behind the digits"
         );
+    }
+
+    #[test]
+    fn what_is_held_is_exact_or_refused() {
+        for (text, micro) in [
+            ("0.000001", 1),
+            ("1.50000000", 1_500_000),
+            ("9007199254", 9_007_199_254_000_000),
+        ] {
+            let amount: HoldAmount = text.parse().unwrap();
+            assert_eq!(amount.credits(), Credits::from_micro(micro), "{text}");
+        }
+        for text in ["0.0000001", "9007199254.740992", "10000000000", "1e3"] {
+            assert!(text.parse::<HoldAmount>().is_err(), "{text}");
+        }
     }
 
     #[test]

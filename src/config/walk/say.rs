@@ -72,7 +72,7 @@ pub fn how_to_write(shape: &Shape) -> String {
                 .filter(|field| field.presence == Presence::Required);
             let required: Vec<&str> = required.map(|field| field.name.as_str()).collect();
             match required.as_slice() {
-                [] => "write its keys indented below it".to_owned(),
+                [] => one_of(fields),
                 names => format!(
                     "write its keys indented below it, at least `{}`",
                     names.join("`, `")
@@ -85,6 +85,9 @@ pub fn how_to_write(shape: &Shape) -> String {
                 .map(|kind| format!("{}: …", kind.name))
                 .collect();
             format!("write {}", words(keys.iter().map(String::as_str)))
+        }
+        Shape::Either(scalar, block) => {
+            format!("{}; or {}", how_to_write(scalar), how_to_write(block))
         }
         Shape::Map(form, _) => format!("write pairs, each beginning with {}", form.noun),
         Shape::List(_) => "write a list, one `- ` line per item".to_owned(),
@@ -99,6 +102,21 @@ pub fn how_to_write(shape: &Shape) -> String {
         Shape::Formed(form) => form.advice.to_owned(),
         Shape::Path => "write the path of a file".to_owned(),
         Shape::Text => "write a text".to_owned(),
+    }
+}
+
+/// What to write for a block without required keys.
+fn one_of(fields: &[Field]) -> String {
+    let names = fields
+        .iter()
+        .filter(|field| field.presence == Presence::OneOf);
+    let names: Vec<&str> = names.map(|field| field.name.as_str()).collect();
+    match names.as_slice() {
+        [] => "write its keys indented below it".to_owned(),
+        names => format!(
+            "write its keys, exactly one of {} among them",
+            words(names.iter().copied())
+        ),
     }
 }
 
@@ -122,7 +140,7 @@ pub fn empty(path: &str, shape: &Shape, presence: &Presence) -> String {
         ""
     };
     let leave_out = match presence {
-        Presence::Required => "",
+        Presence::Required | Presence::OneOf => "",
         Presence::Default(_) | Presence::Optional => ", or leave the key out",
     };
     format!(
@@ -144,6 +162,7 @@ pub fn wrong_kind(path: &str, shape: &Shape, content: &Content) -> String {
     };
     let wanted = match shape {
         Shape::Block(_) | Shape::Kinds(_) | Shape::Map(..) => "a mapping",
+        Shape::Either(..) => "a single value or a mapping",
         Shape::List(_) => "a list",
         _ => "a single value",
     };

@@ -44,6 +44,7 @@ fn collect(shape: &Shape, key: &str, path: &str, found: &mut Vec<String>) {
                 collect(&field.shape, key, &inner, found);
             }
         }
+        Shape::Either(_, block) => collect(block, key, path, found),
         Shape::List(inner) => collect(inner, key, &format!("{path}[]"), found),
         _ => {}
     }
