@@ -1,10 +1,11 @@
-//! The store of balances: what it promises, whatever it is made of.
+//! The store of balances and holds: what it promises, whatever it is made of.
 //!
-//! Two ledgers keep the promises of [`Ledger`]: [`memory`] for demos and
+//! Two ledgers keep the promises of [`Ledger`] and [`holds::Holds`]: [`memory`] for demos and
 //! trials in one process, [`redis`] for everything else. `tests/ledger.rs`
 //! runs one contract suite against both. What a balance means is the business
 //! of [`crate::billing`]; this floor only finds it out, within a deadline.
 
+pub mod holds;
 pub mod memory;
 pub mod redis;
 
@@ -29,6 +30,10 @@ pub enum LedgerError {
     /// A change was sent and no reply came: it may or may not have happened.
     #[error("the ledger was told and did not reply: {0}")]
     OutcomeUnknown(String),
+    /// The team's statement is full and may not be trimmed: nothing was
+    /// changed, and nothing will be until somebody makes room as it says.
+    #[error("the team's statement is full, and nothing was changed: {0}")]
+    Full(String),
     /// This ledger cannot do that at all.
     #[error("{0}")]
     Unsupported(String),

@@ -5,19 +5,28 @@
 //!
 //! 1. [`edge`] reads the head, refuses broken framing, works out which route
 //!    the request is ([`edge::route`]) and who pays ([`edge::identify`]).
-//! 2. [`ledger`] reads the team's balance, in one round trip.
-//! 3. [`billing`] decides: [`billing::admission::decide`] returns a verdict.
+//! 2. [`ledger`] reads the team's balance, in one round trip; in hold mode it
+//!    sets credits aside in the same step ([`ledger::holds`]).
+//! 3. [`billing`] decides: [`billing::admission::decide`] returns a verdict. In
+//!    hold mode the ledger does, by [`billing::admission::decide_hold`].
 //! 4. [`edge`] forwards the request or answers it ([`edge::problem`]); a
 //!    refusal also becomes an event ([`refusals`]).
+//! 5. In hold mode [`edge`] looks at what comes back ([`edge::watch`]), and
+//!    [`keeper`] binds, extends, settles and releases holds, off the request
+//!    path; [`events`] tell of it.
 //!
 //! Imports point down: `billing` knows nothing of the rest, `ledger` and
-//! `config` know `billing`, `edge` knows all three, and [`app`] wires them.
+//! `config` know `billing`, `keeper` knows the ledger, `edge` knows them all,
+//! and [`app`] wires them.
 
 pub mod app;
 pub mod billing;
 pub mod cli;
 pub mod config;
 pub mod edge;
+pub mod events;
+pub mod keeper;
 pub mod ledger;
 pub mod refusals;
+pub mod sync;
 pub mod telemetry;
