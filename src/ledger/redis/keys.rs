@@ -7,6 +7,27 @@ use std::fmt;
 
 use redis::{RedisWrite, ToRedisArgs};
 
+/// A team's live holds and their totals.
+pub(super) const HOLDS: &str = "tollgate:holds:{<team>}";
+
+/// When each of a team's holds is up.
+const DUE: &str = "tollgate:due:{<team>}";
+
+/// What is remembered of a team's holds.
+const DONE: &str = "tollgate:done:{<team>}";
+
+/// A team's statement.
+const STATEMENT: &str = "tollgate:statement:{<team>}";
+
+/// Before a run's id: whose run it is.
+pub(super) const RUN: &str = "tollgate:run:";
+
+/// The version of everything of ours in this Redis.
+pub(super) const SCHEMA: &str = "tollgate:schema";
+
+/// The version that is known. The scripts write and check it too.
+pub(super) const SCHEMA_VERSION: &str = "1";
+
 /// Replaced by the team's id.
 const TEAM: &str = "<team>";
 
@@ -24,6 +45,26 @@ pub struct Keys {
     pub api_key: String,
     /// A key that must exist, or the ledger counts as lost.
     pub canary: Option<String>,
+}
+
+/// The keys of a team's holds, whatever the configuration says.
+#[derive(Debug)]
+pub(super) struct Layout {
+    pub(super) holds: Template,
+    pub(super) due: Template,
+    pub(super) done: Template,
+    pub(super) statement: Template,
+}
+
+impl Layout {
+    pub(super) fn new() -> Self {
+        Layout {
+            holds: Template::for_team(HOLDS),
+            due: Template::for_team(DUE),
+            done: Template::for_team(DONE),
+            statement: Template::for_team(STATEMENT),
+        }
+    }
 }
 
 /// A key with a hole in it, taken apart once so that each request only copies.

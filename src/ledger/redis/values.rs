@@ -44,48 +44,6 @@ pub(super) fn parse_balance(text: &[u8]) -> Result<Credits, LedgerError> {
     Credits::parse(text).map_err(|error| LedgerError::Corrupt(format!("a balance that is {error}")))
 }
 
-/// Reads a balance that is to be added to: only if nothing is rounded, since
-/// what is written back would be the rounded figure.
-pub(super) fn parse_exact_balance(text: &[u8]) -> Result<Credits, LedgerError> {
-    let credits = parse_balance(text)?;
-    if shortest(text) == credits.to_string().as_bytes() {
-        Ok(credits)
-    } else {
-        Err(LedgerError::Corrupt(
-            "a balance that is too large or too fine to be added to exactly: set it instead"
-                .to_owned(),
-        ))
-    }
-}
-
-/// The shortest form of decimal text: no `+`, no zeros that say nothing.
-fn shortest(text: &[u8]) -> Vec<u8> {
-    let (sign, digits) = match text.split_first() {
-        Some((b'-', rest)) => (&b"-"[..], rest),
-        Some((b'+', rest)) => (&b""[..], rest),
-        _ => (&b""[..], text),
-    };
-    let mut halves = digits.splitn(2, |byte| *byte == b'.');
-    let whole = halves.next().unwrap_or_default();
-    let fraction = halves.next().unwrap_or_default();
-    let is_zero = |byte: &u8| *byte == b'0';
-    let skipped = whole.iter().take_while(|byte| is_zero(byte)).count();
-    let whole = whole.get(skipped..).unwrap_or_default();
-    let dropped = fraction
-        .iter()
-        .rev()
-        .take_while(|byte| is_zero(byte))
-        .count();
-    let kept = fraction.len().saturating_sub(dropped);
-    let fraction = fraction.get(..kept).unwrap_or_default();
-    match (whole, fraction) {
-        ([], []) => b"0".to_vec(),
-        ([], fraction) => [sign, b"0.", fraction].concat(),
-        (whole, []) => [sign, whole].concat(),
-        (whole, fraction) => [sign, whole, b".", fraction].concat(),
-    }
-}
-
 /// Reads what a key stands for. A hash without any of the fields, like one
 /// that does not exist, is no key.
 pub(super) fn parse_key_fact(
@@ -120,39 +78,4 @@ pub(super) fn parse_key_fact(
             .transpose()?,
         principal: principal.map(|name| Principal::new(&String::from_utf8_lossy(&name))),
     }))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    #[test]
-    fn the_shortest_form_says_the_same() {
-        for (text, expected) in [
-            ("0", "0"),
-            ("-0.00", "0"),
-            ("+007.500", "7.5"),
-            ("-00.50", "-0.5"),
-            ("100", "100"),
-            ("-10.010", "-10.01"),
-        ] {
-            assert_eq!(shortest(text.as_bytes()), expected.as_bytes(), "{text}");
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn what_credits_print_is_exact(micro in any::<i64>()) {
-            let credits = Credits::from_micro(micro);
-            let text = credits.to_string();
-            prop_assert_eq!(parse_exact_balance(text.as_bytes()), Ok(credits));
-        }
-
-        #[test]
-        fn a_seventh_digit_is_not_exact(whole in 0_u32..1000, digit in 1_u8..=9) {
-            let text = format!("{whole}.000000{digit}");
-            prop_assert!(parse_exact_balance(text.as_bytes()).is_err());
-        }
-    }
 }
