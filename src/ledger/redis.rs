@@ -1,4 +1,4 @@
-//! Balances in Redis.
+//! Balances and holds in Redis.
 //!
 //! A balance is decimal text, either the value of a key or a field of a hash
 //! (`keys`). It is read afresh for every request, over one connection that
@@ -6,13 +6,23 @@
 //! are told at once (`supervisor`). What stands in Redis and is no balance is
 //! an error, never zero.
 //!
+//! Holds are kept beside it (`holds`), and changed by scripts alone.
+//!
 //! Nothing here retries a read, and nothing caches one.
 
+mod clock;
+mod cluster;
 mod events;
 mod fault;
+mod holds;
 mod keys;
 mod link;
+mod place;
+mod prepare;
+mod reach;
+mod sentinel;
 mod settings;
+mod slots;
 mod supervisor;
 mod transport;
 mod values;
@@ -21,7 +31,6 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use redis::{Cmd, Value};
 use tokio::sync::watch;
@@ -29,22 +38,22 @@ use tokio::time::{Instant, timeout};
 
 pub use self::events::EventLink;
 use self::fault::Fault;
+use self::holds::Untold;
 pub use self::keys::Keys;
-use self::keys::Template;
-use self::link::Link;
-pub use self::settings::{RedisSettings, SettingsError, TlsFiles};
-use self::supervisor::{Core, State};
-use self::transport::Target;
-use self::values::{parse_balance, parse_exact_balance, parse_key_fact, text, texts};
-use super::{Health, KeyFact, Ledger, LedgerError, add_exactly};
+use self::keys::{Layout, Template};
+use self::prepare::{Preparation, Reader};
+use self::reach::{Kind, Reach};
+pub use self::settings::{
+    RedisSettings, SentinelSettings, Servers, SettingsError, TlsFiles, Transport,
+};
+use self::values::{parse_balance, parse_key_fact, text, texts};
+use super::holds::{Terms, Writer};
+use super::{Health, KeyFact, Ledger, LedgerError};
 use crate::billing::credits::Credits;
 use crate::billing::team::TeamId;
 
 /// Room for a command with a team's key, so that it is allocated once.
 const COMMAND_BYTES: usize = 96;
-
-/// The script that writes a balance only if it is still what was read.
-const REPLACE_BALANCE: &str = include_str!("redis/replace_balance.lua");
 
 /// The team whose balance is read to see whether balances can be read.
 const SAMPLE_TEAM: &str = "tollgate-probe";
@@ -54,10 +63,16 @@ const SAMPLE_TEAM: &str = "tollgate-probe";
 /// Dropping the ledger ends its connection and whatever [`RedisLedger::run`]
 /// returned.
 pub struct RedisLedger {
-    core: Arc<Core>,
+    reach: Reach,
     balance: Template,
     field: Option<Template>,
     api_key: Template,
+    canary: Option<String>,
+    keys: Layout,
+    /// Holds that expired and of which nobody was told yet.
+    untold: Untold,
+    /// How holds are kept, in hold mode.
+    holds: Option<Terms>,
     /// Closes when the ledger is dropped.
     alive: watch::Sender<()>,
 }
@@ -65,7 +80,7 @@ pub struct RedisLedger {
 impl fmt::Debug for RedisLedger {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RedisLedger")
-            .field("target", &self.core.target)
+            .field("reach", &self.reach)
             .finish_non_exhaustive()
     }
 }
@@ -77,30 +92,26 @@ impl RedisLedger {
     /// # Errors
     /// [`SettingsError`].
     pub fn new(settings: &RedisSettings) -> Result<Self, SettingsError> {
-        let canary = settings.keys.canary.as_ref().map(|key| {
-            let mut exists = redis::cmd("EXISTS");
-            exists.arg(key);
-            exists
-        });
         let balance = Template::for_team(&settings.keys.balance);
         let field = settings.keys.field.as_deref().map(Template::for_team);
-        let core = Core {
-            target: Target::new(&settings.url, settings.tls.as_ref())?,
-            deadline: settings.deadline,
-            connect_timeout: settings.connect_timeout,
-            faults_max: settings.breaker_failures.max(1),
-            // A timer of zero length would panic.
-            probe_interval: settings.probe_interval.max(Duration::from_millis(1)),
-            sample: read_command(&balance, field.as_ref(), SAMPLE_TEAM),
-            canary,
-            state: ArcSwap::from_pointee(State::Down("redis is not connected yet".to_owned())),
-            changes: watch::Sender::new(()),
+        let keys = Layout::new();
+        let sample = read_command(&balance, field.as_ref(), SAMPLE_TEAM);
+        let reader = match settings.servers {
+            Servers::Cluster(_) => Reader::Cluster,
+            Servers::One(_) | Servers::Sentinel(_) => Reader::Connection,
         };
+        let holds = settings
+            .holds
+            .map(|_| Arc::new(Preparation::new(&keys, SAMPLE_TEAM, reader)));
         Ok(RedisLedger {
-            core: Arc::new(core),
+            reach: Reach::new(settings, sample, holds)?,
             balance,
             field,
             api_key: Template::for_api_key(&settings.keys.api_key),
+            canary: settings.keys.canary.clone(),
+            keys,
+            untold: Untold::default(),
+            holds: settings.holds,
             alive: watch::Sender::new(()),
         })
     }
@@ -117,15 +128,19 @@ impl RedisLedger {
     pub async fn connect_once(settings: &RedisSettings) -> Result<Self, LedgerError> {
         let ledger =
             Self::new(settings).map_err(|error| LedgerError::Unsupported(error.to_string()))?;
-        let core = &ledger.core;
-        let link = Link::open(&core.target, 0, core.connect_timeout)
-            .await
-            .map_err(LedgerError::Outage)?;
-        core.ping(&link, core.until())
-            .await
-            .map_err(|fault| LedgerError::Outage(core.explain(&fault)))?;
-        core.publish(&Arc::new(link));
+        let connected = ledger.reach.connect_once().await;
+        connected.map_err(LedgerError::Outage)?;
         Ok(ledger)
+    }
+
+    /// Looks, before anything is served, whether what Redis holds can be
+    /// worked with, and says why not. A Redis that does not answer is no
+    /// reason: that may pass.
+    pub async fn look_ahead(settings: &RedisSettings) -> Option<String> {
+        let ledger = Self::new(settings).ok()?;
+        // An outage shows in the ledger that serves.
+        let _ = ledger.reach.connect_once().await;
+        ledger.schema_conflict()
     }
 
     /// Connects, and keeps connected until the ledger is dropped.
@@ -133,24 +148,25 @@ impl RedisLedger {
     /// Spawn it once, on the runtime that serves the requests: the connection
     /// lives where this future runs.
     pub fn run(&self) -> impl Future<Output = ()> + Send + 'static + use<> {
-        let core = Arc::clone(&self.core);
+        let reach = self.reach.clone();
         let mut alive = self.alive.subscribe();
         async move {
             tokio::select! {
-                () = core.keep_up() => {}
+                () = reach.keep_up() => {}
                 // Nothing is ever sent: this is the ledger being dropped.
                 _ = alive.changed() => {}
             }
         }
     }
 
-    /// Waits until Redis answers, at most this long, and returns how it is.
+    /// Waits until all of Redis answers, at most this long, and returns how it
+    /// is.
     ///
     /// For the moment before a new ledger takes over from an old one.
     pub async fn settled(&self, within: Duration) -> Health {
-        let mut changes = self.core.changes.subscribe();
+        let mut changes = self.reach.changes();
         let up = async {
-            while self.is_breaker_open() {
+            while !self.reach.is_whole() {
                 if changes.changed().await.is_err() {
                     return;
                 }
@@ -164,15 +180,14 @@ impl RedisLedger {
     /// Whether requests are told of an outage without asking Redis.
     #[must_use]
     pub fn is_breaker_open(&self) -> bool {
-        matches!(&**self.core.state.load(), State::Down(_))
+        self.reach.health() != Health::Up
     }
 
-    /// The link, or why there is none.
-    fn link(&self) -> Result<Arc<Link>, LedgerError> {
-        match &**self.core.state.load() {
-            State::Up(link) => Ok(Arc::clone(link)),
-            State::Down(why) => Err(LedgerError::Outage(why.clone())),
-        }
+    /// Why Redis cannot be used for holds, if it was last found to be written
+    /// by a version that is not known. It does not pass by itself.
+    #[must_use]
+    pub fn schema_conflict(&self) -> Option<String> {
+        self.reach.schema_conflict()
     }
 
     /// Reads something, and draws the conclusions for the breaker. `shape`
@@ -183,14 +198,16 @@ impl RedisLedger {
         until: Instant,
         shape: impl FnOnce(Value) -> Result<T, Fault>,
     ) -> Result<T, LedgerError> {
-        let link = self.link()?;
-        link.mark_used();
-        let reply = self.core.read(&link, command);
-        let outcome = self.core.within(until, reply).await.and_then(shape);
-        self.conclude(&link, outcome).map_err(|fault| match fault {
-            Fault::Entry(text) => LedgerError::Corrupt(text),
-            fault => LedgerError::Outage(self.core.explain(&fault)),
-        })
+        let outcome = self.reach.ask(Kind::Read, command, until, shape).await;
+        outcome.map_err(|fault| self.not_read(fault))
+    }
+
+    /// What a fault says about something that was only read.
+    fn not_read(&self, fault: Fault) -> LedgerError {
+        match fault {
+            Fault::Entry(_) | Fault::Elsewhere(_) => LedgerError::Corrupt(fault.to_string()),
+            fault => LedgerError::Outage(self.reach.explain(&fault)),
+        }
     }
 
     /// Changes something, and draws the conclusions for the breaker.
@@ -200,26 +217,20 @@ impl RedisLedger {
         until: Instant,
         shape: impl FnOnce(Value) -> Result<T, Fault>,
     ) -> Result<T, LedgerError> {
-        let link = self.link()?;
-        link.mark_used();
-        let reply = link.ask(&command);
-        let outcome = self.core.within(until, reply).await.and_then(shape);
-        self.conclude(&link, outcome).map_err(|fault| match fault {
-            Fault::Entry(text) => LedgerError::Corrupt(text),
-            // It may have been carried out, and the reply lost.
-            Fault::Silent | Fault::Lost(_) => {
-                LedgerError::OutcomeUnknown(self.core.explain(&fault))
-            }
-            fault => LedgerError::Outage(self.core.explain(&fault)),
-        })
+        let outcome = self.reach.ask(Kind::Write, command, until, shape).await;
+        outcome.map_err(|fault| self.not_written(fault))
     }
 
-    fn conclude<T>(&self, link: &Arc<Link>, outcome: Result<T, Fault>) -> Result<T, Fault> {
-        self.core.note(link, &outcome);
-        if matches!(outcome, Ok(_) | Err(Fault::Entry(_))) {
-            link.mark_served();
+    /// What a fault says about a change.
+    fn not_written(&self, fault: Fault) -> LedgerError {
+        match fault {
+            Fault::Entry(_) | Fault::Elsewhere(_) => LedgerError::Corrupt(fault.to_string()),
+            // It may have been carried out, and the reply lost.
+            Fault::Silent | Fault::Lost(_) => {
+                LedgerError::OutcomeUnknown(self.reach.explain(&fault))
+            }
+            fault => LedgerError::Outage(self.reach.explain(&fault)),
         }
-        outcome
     }
 
     /// The text of the team's balance.
@@ -253,7 +264,7 @@ fn read_command(balance: &Template, field: Option<&Template>, team: &str) -> Cmd
 #[async_trait]
 impl Ledger for RedisLedger {
     fn until(&self) -> std::time::Instant {
-        self.core.until().into_std()
+        self.reach.until().into_std()
     }
 
     async fn balance_by(
@@ -282,6 +293,12 @@ impl Ledger for RedisLedger {
     }
 
     async fn set_balance(&self, team: &TeamId, credits: Credits) -> Result<(), LedgerError> {
+        if self
+            .holds
+            .is_some_and(|terms| terms.writer == Writer::Tollgate)
+        {
+            return self.enter("set", team, credits).await.map(|_| ());
+        }
         let key = self.balance.fill(team.as_str());
         let mut command = Cmd::new();
         match &self.field {
@@ -297,65 +314,14 @@ impl Ledger for RedisLedger {
             }
         }
         let done = |_| Ok(());
-        self.write(command, self.core.until(), done).await
+        self.write(command, self.reach.until(), done).await
     }
 
     async fn grant(&self, team: &TeamId, credits: Credits) -> Result<Credits, LedgerError> {
-        let until = self.core.until();
-        // Each time that it has to begin again, somebody else's change went
-        // through; the deadline bounds it.
-        while Instant::now() < until {
-            let found = self.balance_text(team, until).await?;
-            let before = match &found {
-                None => Credits::ZERO,
-                Some(text) => parse_exact_balance(text)?,
-            };
-            let after = add_exactly(before, credits)?;
-            if self.replace(team, found.as_deref(), after, until).await? {
-                return Ok(after);
-            }
-        }
-        Err(LedgerError::Outage(
-            "the balance kept changing, and nothing was added: try again".to_owned(),
-        ))
+        self.enter("grant", team, credits).await
     }
 
     fn health(&self) -> Health {
-        match &**self.core.state.load() {
-            State::Up(_) => Health::Up,
-            State::Down(why) => Health::Down(why.clone()),
-        }
-    }
-}
-
-impl RedisLedger {
-    /// Writes a balance if it is still what was found. False: it is not, and
-    /// nothing was written.
-    async fn replace(
-        &self,
-        team: &TeamId,
-        found: Option<&[u8]>,
-        after: Credits,
-        until: Instant,
-    ) -> Result<bool, LedgerError> {
-        let mut command = redis::cmd("EVAL");
-        command
-            .arg(REPLACE_BALANCE)
-            .arg(1)
-            .arg(self.balance.fill(team.as_str()));
-        match &self.field {
-            None => command.arg("key").arg(""),
-            Some(field) => command.arg("field").arg(field.fill(team.as_str())),
-        };
-        match found {
-            None => command.arg("absent").arg(""),
-            Some(text) => command.arg("present").arg(text),
-        };
-        command.arg(after.to_string());
-        let shape = |reply| match reply {
-            Value::Int(replaced) => Ok(replaced == 1),
-            _ => Err(Fault::nonsense()),
-        };
-        self.write(command, until, shape).await
+        self.reach.health()
     }
 }

@@ -8,20 +8,29 @@ use std::time::Duration;
 use redis::{Pipeline, Value};
 use tokio::time::timeout;
 
-use super::fault::Fault;
+use super::cluster::Courier;
 use super::link::Link;
-use super::transport::Target;
-use super::{RedisSettings, SettingsError};
+use super::place::Place;
+use super::{RedisSettings, Servers, SettingsError};
 use crate::ledger::LedgerError;
 
 /// A connection for events.
 #[derive(Debug)]
 pub struct EventLink {
-    target: Target,
+    way: Way,
     /// For one attempt to connect, and for the replies to what was sent.
     patience: Duration,
     link: Option<Link>,
     attempts: usize,
+}
+
+/// How the servers are reached.
+#[derive(Debug)]
+enum Way {
+    /// One server at a time.
+    One(Place),
+    /// The masters of a cluster.
+    Many(Courier),
 }
 
 impl EventLink {
@@ -30,8 +39,13 @@ impl EventLink {
     /// # Errors
     /// [`SettingsError`].
     pub fn new(settings: &RedisSettings) -> Result<Self, SettingsError> {
+        let way = match (&settings.servers, Place::new(settings)?) {
+            (Servers::Cluster(nodes), _) => Way::Many(Courier::new(settings, nodes)?),
+            (_, Some(place)) => Way::One(place),
+            (_, None) => return Err(SettingsError::Servers("no server is named".to_owned())),
+        };
         Ok(EventLink {
-            target: Target::new(&settings.url, settings.tls.as_ref())?,
+            way,
             patience: settings.connect_timeout,
             link: None,
             attempts: 0,
@@ -45,12 +59,17 @@ impl EventLink {
     /// [`LedgerError::Outage`] if nothing was sent,
     /// [`LedgerError::OutcomeUnknown`] if the replies did not come.
     pub async fn send(&mut self, commands: &Pipeline) -> Result<Vec<Value>, LedgerError> {
+        let place = match &mut self.way {
+            Way::Many(courier) => return courier.send(commands, self.patience).await,
+            Way::One(place) => place,
+        };
         // Taken out, so that being abandoned half-way throws it away too.
         let link = match self.link.take().filter(|link| !link.is_over()) {
             Some(link) => link,
             None => {
                 self.attempts = self.attempts.wrapping_add(1);
-                Link::open(&self.target, self.attempts, self.patience)
+                place
+                    .open(self.attempts, self.patience)
                     .await
                     .map_err(LedgerError::Outage)?
             }
@@ -65,15 +84,11 @@ impl EventLink {
                 }
                 Ok(replies)
             }
-            Ok(Err(
-                Fault::Lost(text)
-                | Fault::Refusing(text)
-                | Fault::Forbidden(text)
-                | Fault::Entry(text),
-            )) => Err(LedgerError::OutcomeUnknown(text)),
-            Ok(Err(Fault::Silent | Fault::CanaryMissing)) | Err(_) => Err(
-                LedgerError::OutcomeUnknown(format!("no reply within {:?}", self.patience)),
-            ),
+            Ok(Err(fault)) => Err(LedgerError::OutcomeUnknown(fault.to_string())),
+            Err(_) => Err(LedgerError::OutcomeUnknown(format!(
+                "no reply within {:?}",
+                self.patience
+            ))),
         }
     }
 }

@@ -7,7 +7,7 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Cmd, Pipeline, Value};
@@ -15,20 +15,34 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use super::fault::{Fault, clean};
+use super::clock::Clock;
+use super::fault::{Fault, Lasting, clean};
 use super::transport::{Meter, Target};
 
 /// The most commands that wait to be written. Further ones wait outside, each
 /// within its own deadline.
 const UNWRITTEN_MAX: usize = 1024;
 
+/// How a script is sent. A plain command has one form.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    /// By its name, which Redis may not know.
+    ByName,
+    /// With its text.
+    InFull,
+}
+
 /// One connection to Redis.
 pub(super) struct Link {
+    /// Where it leads, for comparisons and messages.
+    at: Box<str>,
     connection: MultiplexedConnection,
     /// Reads and writes the socket. Left alone, a driver first writes what is
     /// still to be written, which a frozen Redis never takes: end it by hand.
     driver: JoinHandle<()>,
     meter: Arc<Meter>,
+    /// What time it is at the other end.
+    pub(super) clock: Clock,
     /// Faults in a row.
     faults: AtomicU32,
     /// Whether a request used the link since this was last asked.
@@ -88,7 +102,7 @@ impl Link {
                 .set_connection_timeout(None)
                 .set_pipeline_buffer_size(UNWRITTEN_MAX);
             let (connection, driver) =
-                MultiplexedConnection::new_with_config(&target.hello, stream, config)
+                MultiplexedConnection::new_with_config(&target.manner.hello, stream, config)
                     .await
                     .map_err(|error| clean(&error.to_string()))?;
             let ending = Arc::new(Ending::default());
@@ -98,9 +112,11 @@ impl Link {
                 driver.await;
             });
             Ok::<_, String>(Link {
+                at: target.to_string().into(),
                 connection,
                 driver,
                 meter,
+                clock: Clock::new(),
                 faults: AtomicU32::new(0),
                 used: AtomicBool::new(false),
                 served: AtomicBool::new(false),
@@ -116,6 +132,11 @@ impl Link {
         }
     }
 
+    /// Where it leads.
+    pub(super) fn at(&self) -> &str {
+        &self.at
+    }
+
     /// Sends a command and waits for its reply, without a deadline.
     pub(super) async fn ask(&self, command: &Cmd) -> Result<Value, Fault> {
         let reply = self.connection.clone().send_packed_command(command).await;
@@ -123,6 +144,41 @@ impl Link {
         match reply? {
             Value::ServerError(error) => Err(Fault::from_server(&error)),
             value => Ok(value),
+        }
+    }
+
+    /// As [`Link::ask`], of a cluster's node that is about to get the key's
+    /// slot and only answers whoever was sent there.
+    pub(super) async fn ask_ahead(&self, command: &Cmd) -> Result<Value, Fault> {
+        let mut commands = Pipeline::with_capacity(2);
+        commands.cmd("ASKING");
+        commands.add_command(command.clone());
+        match self.ask_all(&commands).await?.pop() {
+            Some(Value::ServerError(error)) => Err(Fault::from_server(&error)),
+            Some(value) => Ok(value),
+            None => Err(Fault::nonsense()),
+        }
+    }
+
+    /// Sends a command in the form that is shorter, and in the other one if
+    /// Redis does not understand it. Returns when it was sent, too.
+    pub(super) async fn exchange(
+        &self,
+        make: &impl Fn(&Link, Form) -> Cmd,
+        lasting: Lasting,
+    ) -> Result<(Instant, Value), Fault> {
+        let send = async |form| {
+            let command = make(self, form);
+            let sent = Instant::now();
+            let reply = match lasting {
+                Lasting::FromNowOn => self.ask(&command).await,
+                Lasting::ThisOnce => self.ask_ahead(&command).await,
+            };
+            reply.map(|reply| (sent, reply))
+        };
+        match send(Form::ByName).await {
+            Err(fault) if fault.is_unknown_script() => send(Form::InFull).await,
+            outcome => outcome,
         }
     }
 

@@ -20,10 +20,15 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, tim
 
 use super::fault::Fault;
 use super::link::Link;
-use super::transport::Target;
+use super::place::Place;
+use super::prepare::Preparation;
+use super::sentinel::is_master;
 
 /// How many attempts to connect may be under way at once.
 const ATTEMPTS_MAX: u32 = 8;
+
+/// What is said before the first attempt has ended.
+const NOT_YET: &str = "redis is not connected yet";
 
 /// How requests find the link.
 #[derive(Debug)]
@@ -32,12 +37,14 @@ pub(super) enum State {
     Up(Arc<Link>),
     /// There is none, and why.
     Down(String),
+    /// There was none yet, and the first attempt is under way.
+    Opening,
 }
 
 /// What requests and the supervising task share.
 #[derive(Debug)]
 pub(super) struct Core {
-    pub(super) target: Target,
+    pub(super) place: Place,
     /// The longest a request waits.
     pub(super) deadline: Duration,
     pub(super) connect_timeout: Duration,
@@ -49,6 +56,8 @@ pub(super) struct Core {
     pub(super) sample: Cmd,
     /// `EXISTS` of the canary key, if there is one.
     pub(super) canary: Option<Cmd>,
+    /// What hold mode needs of a link.
+    pub(super) holds: Option<Arc<Preparation>>,
     pub(super) state: ArcSwap<State>,
     /// Told of every change of `state`.
     pub(super) changes: watch::Sender<()>,
@@ -102,13 +111,13 @@ impl Core {
     fn next_attempt(&self) -> Instant {
         let spread = self.connect_timeout.checked_div(ATTEMPTS_MAX);
         let pause = self.probe_interval.max(spread.unwrap_or_default());
-        let now = Instant::now();
-        now.checked_add(pause).unwrap_or(now)
+        from_now(pause)
     }
 
     /// Connects once and probes. The error is a sentence for people.
-    async fn attempt(&self, count: usize) -> Result<Link, String> {
-        let link = Link::open(&self.target, count, self.connect_timeout).await?;
+    pub(super) async fn attempt(&self, count: usize) -> Result<Link, String> {
+        let link = self.place.open(count, self.connect_timeout).await?;
+        self.prepare(&link).await?;
         match self.probe(&link).await {
             Ok(()) => Ok(link),
             Err(fault) => Err(self.explain(&fault)),
@@ -123,8 +132,8 @@ impl Core {
         // not that, does not count as one that answers.
         let read = self.read(link, self.sample.clone());
         match self.within(until, read).await {
-            Ok(_) | Err(Fault::Entry(_)) => Ok(()),
-            Err(fault) => Err(fault),
+            Err(fault) if !fault.is_answer() => Err(fault),
+            _ => self.probe_holds(link).await,
         }
     }
 
@@ -137,8 +146,9 @@ impl Core {
         ping.arg(&nonce);
         match self.within(until, link.ask(&ping)).await {
             Ok(Value::BulkString(echo)) if echo == nonce.as_bytes() => Ok(()),
-            // Not allowed to ask that, but answered.
-            Err(Fault::Entry(_) | Fault::Forbidden(_)) => Ok(()),
+            // Not allowed to ask that, or not now (a server that cannot write
+            // its disk says so to `PING`, too), but answered.
+            Err(Fault::Entry(_) | Fault::Forbidden(_) | Fault::NoWrites(_)) => Ok(()),
             Ok(_) => Err(Fault::nonsense()),
             Err(fault) => Err(fault),
         }
@@ -148,20 +158,19 @@ impl Core {
     /// between two reads the balances could be lost and the loss go unseen.
     pub(super) async fn read(&self, link: &Link, command: Cmd) -> Result<Value, Fault> {
         let Some(canary) = &self.canary else {
-            return link.ask(&command).await;
+            return link.ask(&command).await.map_err(Fault::of_a_read);
         };
         let mut commands = Pipeline::with_capacity(4);
         commands.cmd("MULTI");
         commands.add_command(canary.clone());
         commands.add_command(command);
         commands.cmd("EXEC");
-        read_transaction(link.ask_all(&commands).await?)
+        read_transaction(link.ask_all(&commands).await?).map_err(Fault::of_a_read)
     }
 
     /// When a call that begins now has to be over.
     pub(super) fn until(&self) -> Instant {
-        let now = Instant::now();
-        now.checked_add(self.deadline).unwrap_or(now)
+        from_now(self.deadline)
     }
 
     /// Waits for a reply until then.
@@ -184,26 +193,83 @@ impl Core {
                 () = link.needs_a_look() => if link.is_over() {
                     self.retire(link, "redis closed the connection".to_owned());
                 },
-                _ = ticks.tick() => if !link.take_used() {
-                    let outcome = self.probe(link).await;
-                    self.note(link, &outcome);
-                },
+                _ = ticks.tick() => {
+                    self.confirm(link).await;
+                    self.confirm_schema(link).await;
+                    if !link.take_used() {
+                        let outcome = self.probe(link).await;
+                        self.note(link, &outcome);
+                    }
+                }
             }
+        }
+    }
+
+    /// Retires a link that no longer leads to the master.
+    async fn confirm(&self, link: &Arc<Link>) {
+        let Place::Elected(sentinels) = &self.place else {
+            return;
+        };
+        let role = self.within(self.until(), is_master(link)).await;
+        self.note(link, &role);
+        tokio::select! {
+            confirmed = sentinels.confirm(link, self.connect_timeout) => {
+                if let Err(why) = confirmed {
+                    self.retire(link, why);
+                }
+            }
+            // Sentinels that are slow must not keep a lost link in its place.
+            () = link.needs_a_look() => link.wake(),
         }
     }
 
     /// Draws the conclusions from what came of a command.
     pub(super) fn note<T>(&self, link: &Arc<Link>, outcome: &Result<T, Fault>) {
         match outcome {
-            Ok(_) | Err(Fault::Entry(_)) => link.forget_faults(),
+            Ok(_) => link.forget_faults(),
+            Err(fault) if fault.is_answer() => link.forget_faults(),
             Err(fault @ (Fault::Silent | Fault::Refusing(_) | Fault::Forbidden(_))) => {
                 if link.count_fault() >= self.faults_max {
                     self.retire(link, self.explain(fault));
                 }
             }
-            Err(fault @ (Fault::Lost(_) | Fault::CanaryMissing)) => {
-                self.retire(link, self.explain(fault));
-            }
+            Err(Fault::Down(_)) => {}
+            Err(fault) => self.retire(link, self.explain(fault)),
+        }
+    }
+
+    /// Draws the conclusions from what came of a request's command.
+    pub(super) fn conclude<T>(
+        &self,
+        link: &Arc<Link>,
+        outcome: Result<T, Fault>,
+    ) -> Result<T, Fault> {
+        self.note(link, &outcome);
+        if outcome.as_ref().err().is_none_or(Fault::is_answer) {
+            link.mark_served();
+        }
+        outcome
+    }
+
+    /// The link, or why there is none.
+    pub(super) fn link(&self) -> Result<Arc<Link>, Fault> {
+        match &**self.state.load() {
+            State::Up(link) => Ok(Arc::clone(link)),
+            State::Down(why) => Err(Fault::Down(why.clone())),
+            State::Opening => Err(Fault::Down(NOT_YET.to_owned())),
+        }
+    }
+
+    /// Whether there was no link yet and one may come any moment.
+    pub(super) fn is_opening(&self) -> bool {
+        matches!(&**self.state.load(), State::Opening)
+    }
+
+    /// Connects once and publishes what comes of it.
+    pub(super) async fn open_once(self: &Arc<Self>) {
+        match self.attempt(0).await {
+            Ok(link) => self.publish(&Arc::new(link)),
+            Err(why) => self.stay_down(why),
         }
     }
 
@@ -211,14 +277,7 @@ impl Core {
     pub(super) fn explain(&self, fault: &Fault) -> String {
         match fault {
             Fault::Silent => format!("redis did not reply within {:?}", self.deadline),
-            Fault::CanaryMissing => {
-                "the canary key (`balances.canary`) is missing: the balances are lost, restore them and write it last"
-                    .to_owned()
-            }
-            Fault::Lost(text)
-            | Fault::Refusing(text)
-            | Fault::Forbidden(text)
-            | Fault::Entry(text) => text.clone(),
+            fault => fault.to_string(),
         }
     }
 
@@ -229,7 +288,7 @@ impl Core {
     pub(super) fn publish(&self, link: &Arc<Link>) {
         self.state.store(Arc::new(State::Up(Arc::clone(link))));
         self.changes.send_replace(());
-        tracing::info!(redis = %self.target, "the ledger answers");
+        tracing::info!(redis = %self.place, "the ledger answers");
     }
 
     /// Takes a link out of use. Of several callers, one does it.
@@ -243,19 +302,25 @@ impl Core {
         if Arc::ptr_eq(&previous, &current) {
             self.changes.send_replace(());
             link.wake();
-            tracing::warn!(redis = %self.target, reason = why, "the ledger does not answer");
+            tracing::warn!(redis = %self.place, reason = why, "the ledger does not answer");
         }
     }
 
     /// Keeps the newest reason while there is no link.
-    fn stay_down(&self, why: String) {
+    pub(super) fn stay_down(&self, why: String) {
         let unchanged = matches!(&**self.state.load(), State::Down(before) if *before == why);
         if !unchanged {
-            tracing::warn!(redis = %self.target, reason = why, "the ledger still does not answer");
+            tracing::warn!(redis = %self.place, reason = why, "the ledger still does not answer");
             self.state.store(Arc::new(State::Down(why)));
             self.changes.send_replace(());
         }
     }
+}
+
+/// So much later than now, as far as the clock goes.
+pub(super) fn from_now(span: Duration) -> Instant {
+    let now = Instant::now();
+    now.checked_add(span).unwrap_or(now)
 }
 
 /// Takes the replies to `MULTI`, `EXISTS canary`, the command, `EXEC` apart.

@@ -6,6 +6,7 @@
 //! bulk string would fill the memory. Hence [`Metered`], and hence the dialling
 //! here. What is said over the wire is redis-rs's business.
 
+use std::cell::OnceCell;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -40,18 +41,35 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 /// How long sent bytes may stay unacknowledged before the kernel gives up.
 const USER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Where Redis is and how to introduce oneself there.
-#[derive(Debug)]
+/// Where a server is and how to introduce oneself there.
+#[derive(Clone, Debug)]
 pub(super) struct Target {
     address: Address,
-    /// User, password and database number.
-    pub(super) hello: RedisConnectionInfo,
+    pub(super) manner: Manner,
 }
 
+/// How a server is spoken to, wherever it is.
+#[derive(Clone)]
+pub(super) struct Manner {
+    /// User, password and database number.
+    pub(super) hello: RedisConnectionInfo,
+    tls: Option<TlsConnector>,
+}
+
+#[derive(Clone)]
 enum Address {
     Tcp(String, u16),
     Tls(String, u16, ServerName<'static>, TlsConnector),
     Unix(PathBuf),
+}
+
+impl std::fmt::Debug for Manner {
+    /// Without the password.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Manner")
+            .field("is_tls", &self.tls.is_some())
+            .finish_non_exhaustive()
+    }
 }
 
 impl std::fmt::Debug for Address {
@@ -63,12 +81,20 @@ impl std::fmt::Debug for Address {
 impl std::fmt::Display for Address {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Address::Tcp(host, port) | Address::Tls(host, port, ..) if host.contains(':') => {
-                write!(f, "[{host}]:{port}")
+            Address::Tcp(host, port) | Address::Tls(host, port, ..) => {
+                f.write_str(&address_text(host, *port))
             }
-            Address::Tcp(host, port) | Address::Tls(host, port, ..) => write!(f, "{host}:{port}"),
             Address::Unix(path) => write!(f, "{}", path.display()),
         }
+    }
+}
+
+/// Host and port as one text: also the name of a cluster's node.
+pub(super) fn address_text(host: &str, port: u16) -> String {
+    if host.contains(':') {
+        format!("[{host}]:{port}")
+    } else {
+        format!("{host}:{port}")
     }
 }
 
@@ -79,46 +105,68 @@ impl std::fmt::Display for Target {
     }
 }
 
-impl Target {
-    /// Reads the URL and the TLS files. Opens no socket.
-    pub(super) fn new(url: &str, tls: Option<&TlsFiles>) -> Result<Self, SettingsError> {
-        let info = url
-            .into_connection_info()
-            .map_err(|error| SettingsError::Url(error.to_string()))?;
-        let address = match info.addr() {
-            ConnectionAddr::Tcp(host, port) => Address::Tcp(host.clone(), *port),
-            ConnectionAddr::TcpTls { insecure: true, .. } => {
-                return Err(SettingsError::Url(
-                    "#insecure is not supported: name the certificate authority in `ca` instead"
-                        .to_owned(),
-                ));
-            }
-            ConnectionAddr::TcpTls { host, port, .. } => {
-                let name = ServerName::try_from(host.clone())
-                    .map_err(|error| SettingsError::Url(error.to_string()))?;
-                let config = tls_config(tls)?;
-                Address::Tls(host.clone(), *port, name, TlsConnector::from(config))
-            }
-            ConnectionAddr::Unix(path) => Address::Unix(path.clone()),
-            _ => {
-                return Err(SettingsError::Url(
-                    "write redis://, rediss:// or redis+unix://".to_owned(),
-                ));
-            }
-        };
-        if tls.is_some() && !matches!(address, Address::Tls(..)) {
-            return Err(SettingsError::Url(
-                "certificate files are given, but only rediss:// uses them".to_owned(),
-            ));
-        }
-        let hello = info
-            .redis_settings()
-            .clone()
+impl Manner {
+    /// A manner with this introduction.
+    pub(super) fn new(hello: RedisConnectionInfo, tls: Option<&Arc<ClientConfig>>) -> Self {
+        let hello = hello
             // What is read here has the same form in both; the older one is
             // also spoken by everything that passes for Redis.
             .set_protocol(ProtocolVersion::RESP2)
             .set_lib_name("tollgate", env!("CARGO_PKG_VERSION"));
-        Ok(Target { address, hello })
+        let tls = tls.map(|config| TlsConnector::from(Arc::clone(config)));
+        Manner { hello, tls }
+    }
+
+    /// The server at this place.
+    pub(super) fn at(&self, host: &str, port: u16) -> Result<Target, SettingsError> {
+        let address = match &self.tls {
+            None => Address::Tcp(host.to_owned(), port),
+            Some(connector) => {
+                let name = ServerName::try_from(host.to_owned())
+                    .map_err(|error| SettingsError::Url(error.to_string()))?;
+                Address::Tls(host.to_owned(), port, name, connector.clone())
+            }
+        };
+        Ok(Target {
+            address,
+            manner: self.clone(),
+        })
+    }
+}
+
+impl Target {
+    /// Reads a URL. The TLS client is made at most once, by whoever needs it
+    /// first. Opens no socket.
+    pub(super) fn new(url: &str, tls: &Tls) -> Result<Self, SettingsError> {
+        let info = url
+            .into_connection_info()
+            .map_err(|error| SettingsError::Url(error.to_string()))?;
+        let hello = info.redis_settings().clone();
+        match info.addr() {
+            ConnectionAddr::Tcp(host, port) => Manner::new(hello, None).at(host, *port),
+            ConnectionAddr::TcpTls { insecure: true, .. } => Err(SettingsError::Url(
+                "#insecure is not supported: name the certificate authority in `ca` instead"
+                    .to_owned(),
+            )),
+            ConnectionAddr::TcpTls { host, port, .. } => {
+                Manner::new(hello, Some(tls.client()?)).at(host, *port)
+            }
+            ConnectionAddr::Unix(path) => Ok(Target {
+                address: Address::Unix(path.clone()),
+                manner: Manner::new(hello, None),
+            }),
+            _ => Err(SettingsError::Url(
+                "write redis://, rediss:// or redis+unix://".to_owned(),
+            )),
+        }
+    }
+
+    /// The host, if it is reached over the network.
+    pub(super) fn host(&self) -> Option<&str> {
+        match &self.address {
+            Address::Tcp(host, _) | Address::Tls(host, ..) => Some(host),
+            Address::Unix(_) => None,
+        }
     }
 
     /// Opens a connection. `attempt` counts up, so that each attempt begins
@@ -165,6 +213,42 @@ async fn dial_tcp(host: &str, port: u16, attempt: usize) -> io::Result<TcpStream
         }
     }
     Err(last)
+}
+
+/// The TLS client, made when first needed.
+pub(super) struct Tls<'a> {
+    files: Option<&'a TlsFiles>,
+    client: OnceCell<Arc<ClientConfig>>,
+}
+
+impl<'a> Tls<'a> {
+    pub(super) fn new(files: Option<&'a TlsFiles>) -> Self {
+        Tls {
+            files,
+            client: OnceCell::new(),
+        }
+    }
+
+    pub(super) fn client(&self) -> Result<&Arc<ClientConfig>, SettingsError> {
+        match self.client.get() {
+            Some(client) => Ok(client),
+            None => {
+                let client = tls_config(self.files)?;
+                Ok(self.client.get_or_init(|| client))
+            }
+        }
+    }
+
+    /// Certificate files that nobody uses would make the operator believe in
+    /// TLS that is not there.
+    pub(super) fn is_used_if_given(&self) -> Result<(), SettingsError> {
+        if self.files.is_some() && self.client.get().is_none() {
+            return Err(SettingsError::Url(
+                "certificate files are given, but only rediss:// uses them".to_owned(),
+            ));
+        }
+        Ok(())
+    }
 }
 
 /// The TLS client: certificates and names are always verified.
