@@ -3,7 +3,10 @@
 //!
 //! `contract` is one suite that memory and Redis in all its forms pass.
 //! `values` is what may stand in Redis. `faults` breaks a real server and
-//! stands a false one in its place. `refusals` is the stream of events.
+//! stands a false one in its place; `cluster` and `sentinel` do the same to real
+//! ones of those, `failover` with holds. `holds` is the contract of holds,
+//! `redis_holds` what those in Redis go through besides. `refusals` and
+//! `events` are the streams of events.
 
 #![allow(
     clippy::unwrap_used,
@@ -16,17 +19,33 @@
     reason = "a panic is how a claim fails"
 )]
 
+#[path = "support/redis_cluster.rs"]
+mod redis_cluster;
 #[path = "support/redis.rs"]
 mod redis_server;
+#[path = "support/sentinel.rs"]
+mod sentinel_service;
 
+#[path = "ledger/cluster.rs"]
+mod cluster;
 #[path = "ledger/contract.rs"]
 mod contract;
+#[path = "ledger/events.rs"]
+mod events;
+#[path = "ledger/failover.rs"]
+mod failover;
 #[path = "ledger/false_redis.rs"]
 mod false_redis;
 #[path = "ledger/faults.rs"]
 mod faults;
+#[path = "ledger/holds.rs"]
+mod holds;
+#[path = "ledger/redis_holds.rs"]
+mod redis_holds;
 #[path = "ledger/refusals.rs"]
 mod refusals;
+#[path = "ledger/sentinel.rs"]
+mod sentinel;
 #[path = "ledger/values.rs"]
 mod values;
 
@@ -36,7 +55,7 @@ use std::time::{Duration, Instant};
 use tollgate::billing::credits::Credits;
 use tollgate::billing::team::TeamId;
 use tollgate::ledger::Health;
-use tollgate::ledger::redis::{Keys, RedisLedger, RedisSettings};
+use tollgate::ledger::redis::{Keys, RedisLedger, RedisSettings, Servers};
 
 /// How long anything may take that has no bound of its own.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -45,12 +64,13 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 /// the machine is.
 pub fn settings(url: String) -> RedisSettings {
     RedisSettings {
-        url,
+        servers: Servers::One(url),
         deadline: Duration::from_secs(10),
         connect_timeout: Duration::from_secs(10),
         breaker_failures: 3,
         probe_interval: Duration::from_millis(50),
         tls: None,
+        holds: None,
         keys: Keys {
             balance: "credits:{<team>}".to_owned(),
             field: None,

@@ -9,7 +9,7 @@ use proptest::test_runner::{Config, TestRunner};
 use tollgate::billing::credits::Credits;
 use tollgate::billing::team::TeamId;
 use tollgate::ledger::memory::MemoryLedger;
-use tollgate::ledger::redis::{RedisLedger, RedisSettings, TlsFiles};
+use tollgate::ledger::redis::{RedisLedger, RedisSettings, Servers, TlsFiles};
 use tollgate::ledger::{Health, Ledger, LedgerError};
 
 use crate::redis_server::{Certificates, RedisServer};
@@ -277,7 +277,7 @@ async fn tls_refuses_another_authority_another_name_and_no_client_certificate() 
     );
 
     let mut other_name = good.clone();
-    other_name.url = format!("rediss://127.0.0.1:{}", server.port);
+    other_name.servers = Servers::One(format!("rediss://127.0.0.1:{}", server.port));
     let why = why_not(&other_name).await;
     assert!(why.contains("not valid for name"), "{why}");
 
@@ -287,7 +287,7 @@ async fn tls_refuses_another_authority_another_name_and_no_client_certificate() 
     why_not(&nobody).await;
 
     let mut insecure = good;
-    insecure.url.push_str("/#insecure");
+    insecure.servers = Servers::One(format!("{}/#insecure", server.url()));
     assert!(RedisLedger::new(&insecure).is_err());
 }
 
@@ -330,7 +330,7 @@ async fn passwords_show_in_no_message() {
     assert!(!why.contains("hunter2"), "{why}");
     assert!(!format!("{settings:?}").contains("hunter2"));
     assert!(!format!("{:?}", RedisLedger::new(&settings)).contains("hunter2"));
-    settings.url = "redis://gate:hunter2@[broken".to_owned();
+    settings.servers = Servers::One("redis://gate:hunter2@[broken".to_owned());
     let error = RedisLedger::new(&settings).unwrap_err().to_string();
     assert!(!error.contains("hunter2"), "{error}");
 

@@ -5,7 +5,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use redis::io::tcp::socket2::{Domain, Socket, Type};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tollgate::billing::admission::Rule;
+use tollgate::billing::hold::HoldId;
 use tollgate::billing::team::TeamId;
+use tollgate::ledger::holds::{Ask, Change, Holds, Outcome, Release, Terms, Which};
 use tollgate::ledger::redis::{RedisLedger, RedisSettings};
 use tollgate::ledger::{Health, Ledger, LedgerError};
 
@@ -526,4 +531,132 @@ async fn a_missing_canary_is_noticed_while_nobody_asks() {
     let ledger = connected(&settings).await;
     server.command(&["DEL", "credits:canary"]);
     eventually("down", PATIENCE, || async { ledger.is_breaker_open() }).await;
+}
+
+fn with_holds(url: String) -> RedisSettings {
+    RedisSettings {
+        holds: Some(Terms::default()),
+        ..impatient(url)
+    }
+}
+
+fn ask(team: &TeamId, number: u128) -> Ask {
+    Ask {
+        team: team.clone(),
+        id: HoldId::from_bits(number),
+        credits: credits("1"),
+        hold_for: Duration::from_secs(3600),
+        rule: Rule::default(),
+        replay: None,
+    }
+}
+
+async fn is_held(ledger: &RedisLedger, ask: &Ask) -> Result<bool, LedgerError> {
+    let answer = ledger.hold_by(ask, ledger.until()).await?;
+    Ok(answer.outcome == Outcome::Held)
+}
+
+/// What is refused for now is an outage for the one who asked for it. The link
+/// is good, and whatever else goes over it goes on.
+#[tokio::test]
+async fn a_server_that_takes_no_writes_for_now_is_not_away() {
+    for (setting, bad, good, releases) in [
+        ("maxmemory", "1", "0", true),
+        ("min-replicas-to-write", "1", "0", false),
+    ] {
+        let server = RedisServer::start();
+        let mut settings = with_holds(server.url());
+        settings.probe_interval = Duration::from_millis(20);
+        let ledger = connected(&settings).await;
+        let team = fresh_team();
+        ledger.set_balance(&team, credits("7")).await.unwrap();
+        let first = ask(&team, 1);
+        assert_eq!(is_held(&ledger, &first).await, Ok(true));
+        server.command(&["CONFIG", "SET", setting, bad]);
+        for number in 2..12 {
+            let refused = is_held(&ledger, &ask(&team, number)).await;
+            assert!(
+                matches!(refused, Err(LedgerError::Outage(_))),
+                "{setting}: {refused:?}"
+            );
+            assert_eq!(ledger.health(), Health::Up, "{setting}");
+        }
+        let fact = ledger.key_fact(&"0".repeat(64)).await;
+        assert_eq!(fact, Ok(None), "{setting}");
+        // Probes are no other than requests.
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        assert_eq!(ledger.health(), Health::Up, "{setting}");
+        assert_eq!(ledger.balance(&team).await, Ok(Some(credits("7"))));
+        let which = Which::Hold(first.id.clone());
+        let released = ledger.release(&team, &which, &Release::Over).await;
+        assert_eq!(
+            matches!(released, Ok(Change::Done(_))),
+            releases,
+            "{setting}: {released:?}"
+        );
+        // A gateway that begins now is as good.
+        let fresh = connected(&settings).await;
+        assert_eq!(fresh.balance(&team).await, Ok(Some(credits("7"))));
+        server.command(&["CONFIG", "SET", setting, good]);
+        assert_eq!(is_held(&ledger, &ask(&team, 12)).await, Ok(true));
+    }
+}
+
+/// Passes on what a ledger sends, so much every two milliseconds.
+async fn narrow_line(port: u16, bytes: usize) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("redis://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        while let Ok((near, _)) = listener.accept().await {
+            let far = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+            let (mut near_reads, mut near_writes) = near.into_split();
+            let (mut far_reads, mut far_writes) = far.into_split();
+            tokio::spawn(async move { tokio::io::copy(&mut far_reads, &mut near_writes).await });
+            tokio::spawn(async move {
+                let mut buffer = vec![0; bytes];
+                while let Ok(read @ 1..) = near_reads.read(&mut buffer).await {
+                    tokio::time::sleep(Duration::from_millis(2)).await;
+                    if far_writes.write_all(&buffer[..read]).await.is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    url
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn scripts_may_take_longer_to_arrive_than_a_request() {
+    let server = RedisServer::start();
+    let settings = with_holds(narrow_line(server.port, 512).await);
+    let ledger = connected(&settings).await;
+    let team = fresh_team();
+    ledger.set_balance(&team, credits("7")).await.unwrap();
+    assert_eq!(is_held(&ledger, &ask(&team, 1)).await, Ok(true));
+    // Those that come later find them there.
+    let start = Instant::now();
+    connected(&settings).await;
+    assert!(start.elapsed() < DEADLINE, "{:?}", start.elapsed());
+}
+
+#[tokio::test]
+async fn a_version_that_changes_under_a_busy_link_is_noticed() {
+    let server = RedisServer::start();
+    let ledger = connected(&with_holds(server.url())).await;
+    let team = fresh_team();
+    ledger.set_balance(&team, credits("7")).await.unwrap();
+    server.command(&["SET", "tollgate:schema", "999"]);
+    eventually("noticed", PATIENCE, || async {
+        let _ = ledger.standing(&team).await;
+        ledger.schema_conflict().is_some() && ledger.is_breaker_open()
+    })
+    .await;
+    let outcome = is_held(&ledger, &ask(&team, 1)).await;
+    assert!(
+        matches!(outcome, Err(LedgerError::Outage(_))),
+        "{outcome:?}"
+    );
+    server.command(&["SET", "tollgate:schema", "1"]);
+    assert_eq!(ledger.settled(PATIENCE).await, Health::Up);
 }

@@ -11,10 +11,44 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How long the server may take to answer after its start.
 const START_WITHIN: Duration = Duration::from_secs(20);
+
+/// As an argument: a port that nobody listens on.
+pub const FREE_PORT: &str = "a free port";
+
+/// How many groups of servers may run at a time. More, and on a small machine
+/// they would take each other for dead.
+const GROUPS_MAX: usize = 2;
+
+static GROUPS: (Mutex<usize>, Condvar) = (Mutex::new(0), Condvar::new());
+
+/// The right of a group of servers to run, until it is dropped.
+pub struct Turn(());
+
+impl Turn {
+    /// Waits until it is this group's turn.
+    pub fn wait() -> Self {
+        let (running, ended) = &GROUPS;
+        let running = running.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut running = ended
+            .wait_while(running, |running| *running >= GROUPS_MAX)
+            .unwrap_or_else(PoisonError::into_inner);
+        *running += 1;
+        Turn(())
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let (running, ended) = &GROUPS;
+        *running.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+        ended.notify_one();
+    }
+}
 
 /// A redis-server that ends with this value.
 pub struct RedisServer {
@@ -43,7 +77,7 @@ impl RedisServer {
     }
 
     fn launch(arguments: &[&str], tls: Option<&Certificates>) -> Self {
-        let directory = fresh_directory("redis");
+        let directory = fresh_directory("redis-server");
         // The port is free now and somebody else's a moment later, rarely.
         for _ in 0..5 {
             let port = free_port();
@@ -70,7 +104,10 @@ impl RedisServer {
                     all.extend(["--tls-auth-clients", "yes"].map(String::from));
                 }
             }
-            all.extend(arguments.iter().map(|argument| (*argument).to_owned()));
+            all.extend(arguments.iter().map(|argument| match *argument {
+                FREE_PORT => free_port().to_string(),
+                argument => argument.to_owned(),
+            }));
             let mut server = RedisServer {
                 child: None,
                 directory: directory.clone(),
@@ -89,7 +126,12 @@ impl RedisServer {
 
     /// Starts the server again after [`RedisServer::stop`], at the same address.
     pub fn restart(&mut self) {
-        assert!(self.try_start(), "redis-server did not start again");
+        // A passing connection may have taken the port, rarely.
+        let until = Instant::now() + START_WITHIN;
+        while !self.try_start() {
+            assert!(Instant::now() < until, "redis-server did not start again");
+            std::thread::sleep(Duration::from_millis(50));
+        }
     }
 
     fn try_start(&mut self) -> bool {
@@ -259,7 +301,7 @@ pub fn free_port() -> u16 {
 }
 
 /// A directory of its own, with a path short enough for a Unix socket.
-fn fresh_directory(kind: &str) -> PathBuf {
+pub fn fresh_directory(kind: &str) -> PathBuf {
     static COUNT: AtomicUsize = AtomicUsize::new(0);
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
     let name = format!("tollgate-{kind}-{}-{count}", std::process::id());
