@@ -4,9 +4,11 @@
 //! looked up once, when the configuration is taken over ([`RouteMetrics`]), so
 //! a request pays an atomic add and no label look-up. No team, key, path or
 //! client address is ever a label: their number is not bounded.
-//! The access log is in [`access`]; how logs are set up in [`logging`].
+//! The access log is in [`access`]; how logs are set up in [`logging`]; the
+//! metrics of hold mode in [`holds`].
 
 pub mod access;
+pub mod holds;
 pub mod logging;
 
 use std::sync::Arc;
@@ -18,6 +20,7 @@ use prometheus::{
 
 use crate::billing::admission::Refusal;
 use crate::billing::trigger::Trigger;
+use holds::HoldMetrics;
 
 /// Upper bounds of `tollgate_ledger_seconds`, in seconds: fine around the
 /// tenths of a millisecond that Redis takes, up to past the default deadline.
@@ -126,13 +129,15 @@ pub struct Metrics {
     pub upstream_addresses: IntGauge,
     /// `tollgate_upstream_addresses_healthy`: those of them in use.
     pub upstream_addresses_healthy: IntGauge,
+    /// What is told of holds.
+    pub holds: HoldMetrics,
 }
 
 /// The counters of one start route.
 #[derive(Clone)]
 pub struct RouteMetrics {
     outcomes: Arc<[IntCounter; 6]>,
-    refusals: Arc<[IntCounter; 2]>,
+    refusals: Arc<[IntCounter; 4]>,
 }
 
 impl RouteMetrics {
@@ -198,6 +203,7 @@ impl Metrics {
                 "tollgate_upstream_faults_total",
                 "Requests that the upstream failed.",
             )?,
+            holds: HoldMetrics::new(&registry)?,
             registry,
         })
     }

@@ -58,6 +58,22 @@ pub struct Line<'a> {
     /// Why it was answered at the edge, or in shadow mode would have been.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<&'a str>,
+    /// The hold that a start goes by.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hold: Option<&'a str>,
+    /// How it came by the hold, and what became of it since.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hold_state: Option<&'a str>,
+    /// How a request that is no start is about a run: `ends` or `watch`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub run_route: Option<&'a str>,
+    /// The run that it is about, or that a start began.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub run: Option<&'a str>,
+    /// The run's state in the answer, where that was short enough to be looked
+    /// into on the spot.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub run_state: Option<&'a str>,
     /// The upstream address.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub upstream: Option<&'a str>,
@@ -135,6 +151,11 @@ fn text(line: &Line<'_>) -> String {
         ("principal", line.principal),
         ("verdict", line.verdict),
         ("reason", line.reason),
+        ("hold", line.hold),
+        ("hold_state", line.hold_state),
+        ("run_route", line.run_route),
+        ("run", line.run),
+        ("run_state", line.run_state),
         ("upstream", line.upstream),
         ("fault", line.fault),
         ("request_id", Some(line.request_id)),
