@@ -4,7 +4,7 @@
 //! understood safely, [`route`] finds out whether it starts a run, [`identify`]
 //! who pays; the ledger says what the team has and
 //! [`crate::billing::admission`] decides; [`problem`] and [`answer`] refuse,
-//! [`forward`] and [`upstreams`] pass on. Admission happens in
+//! [`forward`] and [`upstreams`] pass on, and [`watch`] looks at what comes back. Admission happens in
 //! `request_filter`, once: the phases that Pingora repeats on an upstream
 //! retry never touch money.
 
@@ -18,16 +18,19 @@ pub mod identify;
 pub mod listener;
 pub mod live;
 pub mod logged;
+pub mod peek;
 mod phases;
 pub mod problem;
+pub mod replay;
 pub mod route;
 pub mod secret;
 pub mod trace;
 pub mod upstreams;
+pub mod watch;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
@@ -39,13 +42,14 @@ use pingora_proxy::{FailToProxy, ProxyHttp, Session};
 
 use crate::telemetry::Metrics;
 use connection::Phase;
-use context::{Attempt, Context, InFlight};
+use context::{AboutRun, Attempt, Context, InFlight};
 use forward::Scheme;
 use live::Live;
 use logged::Logged;
 use problem::{Problem, fault};
 use route::Found;
 use trace::Ids;
+use watch::End;
 
 /// The gateway.
 pub struct Gateway {
@@ -73,6 +77,14 @@ impl Gateway {
     }
 }
 
+/// Whether the client has the head of its answer, or speaks another protocol by
+/// now.
+fn is_answered(session: &Session) -> bool {
+    session
+        .response_written()
+        .is_some_and(|answer| !answer.status.is_informational() || answer.status == 101)
+}
+
 #[async_trait]
 impl ProxyHttp for Gateway {
     type CTX = Context;
@@ -86,7 +98,11 @@ impl ProxyHttp for Gateway {
             peer: None,
             ids: Ids::default(),
             start: None,
+            hold_until: None,
             attempt: Attempt::default(),
+            looking: None,
+            cost: None,
+            run: AboutRun::default(),
             reason: None,
             fault: None,
             body_bytes: 0,
@@ -132,7 +148,10 @@ impl ProxyHttp for Gateway {
             return self.away(session, context, reason, &problem).await;
         }
         match admit::find_route(&context.live.table, session.req_header()) {
-            Found::Passes => self.pass(session, context).await,
+            Found::Passes => {
+                watch::request(context, session.req_header());
+                self.pass(session, context).await
+            }
             Found::Start(route) => self.start(session, context, route).await,
             Found::Ambiguous => {
                 let problem = Problem::invalid("the path can be read in several ways");
@@ -144,11 +163,18 @@ impl ProxyHttp for Gateway {
 
     async fn request_body_filter(
         &self,
-        _: &mut Session,
+        session: &mut Session,
         body: &mut Option<Bytes>,
         _: bool,
         context: &mut Context,
     ) -> Result<()> {
+        if admit::hold::is_past(context) && !is_answered(session) {
+            let error = Error::explain(
+                ErrorType::ReadTimedout,
+                "the body took longer than credits are set aside for it",
+            );
+            return Err(error.into_down());
+        }
         let Some(max_body) = context.route().and_then(|route| route.max_body) else {
             return Ok(());
         };
@@ -231,6 +257,13 @@ impl ProxyHttp for Gateway {
         request: &mut RequestHeader,
         context: &mut Context,
     ) -> Result<()> {
+        if admit::hold::is_past(context) {
+            let error = Error::explain(
+                ErrorType::ConnectTimedout,
+                "reaching the upstream took longer than credits are set aside for it",
+            );
+            return Err(error.into_up());
+        }
         let tls = session
             .digest()
             .is_some_and(|digest| digest.ssl_digest.is_some());
@@ -244,14 +277,30 @@ impl ProxyHttp for Gateway {
 
     async fn upstream_response_filter(
         &self,
-        _: &mut Session,
+        session: &mut Session,
         response: &mut ResponseHeader,
         context: &mut Context,
     ) -> Result<()> {
         if !response.status.is_informational() {
             context.attempt.answered = context.attempt.sent.map(|sent| sent.elapsed());
+            context.attempt.status = Some(response.status.as_u16());
         }
+        watch::answer(context, &session.req_header().method, response);
         Ok(())
+    }
+
+    fn response_body_filter(
+        &self,
+        _: &mut Session,
+        body: &mut Option<Bytes>,
+        end_of_stream: bool,
+        context: &mut Context,
+    ) -> Result<Option<Duration>> {
+        if context.looking.is_some() {
+            let end = if end_of_stream { End::Last } else { End::More };
+            watch::body(context, body.as_ref(), end);
+        }
+        Ok(None)
     }
 
     async fn fail_to_proxy(
@@ -260,9 +309,7 @@ impl ProxyHttp for Gateway {
         error: &Error,
         context: &mut Context,
     ) -> FailToProxy {
-        let answered = session
-            .response_written()
-            .is_some_and(|answer| !answer.status.is_informational() || answer.status == 101);
+        let answered = is_answered(session);
         let request = fault::Request {
             start: context.route().map(|route| fault::StartBounds {
                 max_body: route.max_body,
@@ -298,6 +345,8 @@ impl ProxyHttp for Gateway {
     }
 
     async fn logging(&self, session: &mut Session, error: Option<&Error>, context: &mut Context) {
+        admit::hold::conclude(context);
+        watch::over(context);
         self.logged.write(session, error, context);
     }
 

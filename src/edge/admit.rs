@@ -2,28 +2,45 @@
 //!
 //! Each step is decided elsewhere; here their outcomes become one: what is
 //! counted, and the problem to answer with, if any. In shadow mode there is
-//! none, whatever was decided.
+//! none, whatever was decided. What hold mode does in place of looking the
+//! balance up is in [`hold`].
 
+pub mod hold;
+
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
+use http::HeaderMap;
 use http::header::CONTENT_LENGTH;
+use pingora_error::Error;
 use pingora_http::RequestHeader;
+use pingora_proxy::Session;
 
 use super::context::Context;
-use super::framing;
-use super::identify::NoPayer;
-use super::live::{Enforcement, Live, StartRoute};
+use super::identify::{NoPayer, Payer};
+use super::live::{Enforcement, Idempotency, Live, StartRoute};
 use super::problem::Problem;
+use super::replay::IfSlow;
 use super::route::{Found, METHOD_OVERRIDE_HEADERS, Table};
-use crate::billing::admission::{Balance, Missing, OnOutage, Verdict, decide as verdict};
+use super::{framing, replay};
+use crate::billing::admission::{Balance, Missing, Verdict, decide as verdict};
+use crate::billing::team::TeamId;
 use crate::ledger::LedgerError;
 use crate::refusals::RefusalEvent;
 use crate::telemetry::{Metrics, Outcome};
 
+/// What became of a start, and the problem to answer with, if any.
+pub type Decided = (Outcome, Option<Problem>);
+
 /// Which route a request is.
 #[must_use]
 pub fn find_route(table: &Table, head: &RequestHeader) -> Found {
+    table.find(head.method.as_str(), overrides(head), head.raw_path())
+}
+
+/// The values of headers with which a request overrides its method.
+pub fn overrides(head: &RequestHeader) -> impl Iterator<Item = &[u8]> {
     let overrides = head.headers.iter().filter(|(name, _)| {
         let name = name.as_str();
         // All of them begin so, in whatever spelling; most headers do not.
@@ -32,8 +49,7 @@ pub fn find_route(table: &Table, head: &RequestHeader) -> Found {
                 .iter()
                 .any(|known| framing::is_spelling_of(name, known))
     });
-    let overrides = overrides.map(|(_, value)| value.as_bytes());
-    table.find(head.method.as_str(), overrides, head.raw_path())
+    overrides.map(|(_, value)| value.as_bytes())
 }
 
 /// The answer to a body that says it is larger than its route allows.
@@ -53,18 +69,21 @@ pub fn body_bound(start: &StartRoute, head: &RequestHeader) -> Option<Problem> {
 
 /// Decides a start: what became of it, and the problem to answer with, or none
 /// if it is to be forwarded.
+///
+/// # Errors
+/// If its body has to be read for that, and does not come.
 pub async fn decide(
     live: &Live,
     start: &StartRoute,
-    head: &RequestHeader,
+    session: &mut Session,
     context: &mut Context,
     metrics: &Metrics,
-) -> (Outcome, Option<Problem>) {
-    let (outcome, problem) = enforce(live, start, head, context, metrics).await;
+) -> Result<Decided, Box<Error>> {
+    let (outcome, problem) = enforce(live, start, session, context, metrics).await?;
     if let Some(problem) = &problem {
         context.reason.get_or_insert(problem.code().name());
     }
-    match (start.enforcement, outcome, problem) {
+    Ok(match (start.enforcement, outcome, problem) {
         (Enforcement::Enforced, outcome, problem) => (outcome, problem),
         (Enforcement::Shadow, Outcome::Refused | Outcome::Invalid, _) => {
             metrics.count_would_refuse(context.reason.unwrap_or_default(), start.trigger);
@@ -72,62 +91,138 @@ pub async fn decide(
         }
         (Enforcement::Shadow, Outcome::UnknownRefused, _) => (Outcome::UnknownAdmitted, None),
         (Enforcement::Shadow, outcome, _) => (outcome, None),
-    }
+    })
 }
 
 async fn enforce(
     live: &Live,
     start: &StartRoute,
-    head: &RequestHeader,
+    session: &mut Session,
     context: &mut Context,
     metrics: &Metrics,
-) -> (Outcome, Option<Problem>) {
-    if let Err(detail) = framing::check_names(&head.headers, live.identities.guarded()) {
-        return (Outcome::Invalid, Some(Problem::invalid(detail)));
-    }
+) -> Result<Decided, Box<Error>> {
+    let mut wanted = match understand(live, start, session.req_header(), context.peer) {
+        Ok(wanted) => wanted,
+        Err(problem) => return Ok((Outcome::Invalid, Some(problem))),
+    };
     let asked = Instant::now();
     // One deadline for both questions: who pays, and what they have.
-    let until = live.ledger.until();
-    let payer = live
-        .identities
-        .payer(&head.headers, context.peer, &*live.ledger, until)
-        .await;
+    let mut until = live.ledger.until();
+    let headers = &session.req_header().headers;
+    let payer = identify(live, start, headers, (asked, until), context, metrics).await;
+    let mut identified = Instant::now();
+    let ledger = identified.duration_since(asked);
     let payer = match payer {
         Ok(payer) => payer,
+        Err(decided) => return Ok(decided),
+    };
+    if let Some(replay) = wanted.as_mut().and_then(|wanted| wanted.replay.as_mut()) {
+        // Not before it is known who pays: for nobody, nothing is kept.
+        let if_slow = match start.enforcement {
+            Enforcement::Enforced => IfSlow::Fail,
+            Enforcement::Shadow => IfSlow::GoOn,
+        };
+        let reading = replay::read_body(session, live.limits.body_timeout, if_slow);
+        replay.body = match Box::pin(reading).await {
+            Ok(body) => body,
+            Err(error) => {
+                if let Some(known) = context.start.as_mut() {
+                    known.payer = Some(payer);
+                }
+                return Err(error);
+            }
+        };
+        // The ledger is not to blame for the time that took.
+        until = live.ledger.until();
+        identified = Instant::now();
+    }
+    let decided = match wanted {
+        None => look_up(live, start, &payer.team, until, context).await,
+        Some(wanted) => hold::decide(wanted, start, &payer.team, until, context).await,
+    };
+    let took = identified.elapsed();
+    metrics.ledger_seconds.observe(took.as_secs_f64());
+    if let Some(known) = context.start.as_mut() {
+        known.payer = Some(payer);
+        known.ledger = Some(ledger.saturating_add(took));
+    }
+    Ok(decided)
+}
+
+/// What a start wants set aside, if anything, once all of its head that
+/// decides is understood.
+fn understand<'a>(
+    live: &'a Live,
+    start: &'a StartRoute,
+    head: &RequestHeader,
+    peer: Option<IpAddr>,
+) -> Result<Option<hold::Wanted<'a>>, Problem> {
+    framing::check_names(&head.headers, live.identities.guarded()).map_err(Problem::invalid)?;
+    let (Some(rule), Some(holding)) = (&start.hold, &live.holding) else {
+        return Ok(None);
+    };
+    let credits = hold::amount(&rule.amount, &head.headers, peer)?;
+    let replay = match rule.idempotency {
+        Idempotency::Off => None,
+        Idempotency::Upstream => replay::by_head(&start.name, head).map_err(Problem::invalid)?,
+    };
+    Ok(Some(hold::Wanted {
+        holding,
+        credits,
+        hold_for: rule.hold_for,
+        replay,
+    }))
+}
+
+/// Finds out who pays, or what becomes of a start for which nobody does.
+async fn identify(
+    live: &Live,
+    start: &StartRoute,
+    headers: &HeaderMap,
+    (asked, until): (Instant, Instant),
+    context: &mut Context,
+    metrics: &Metrics,
+) -> Result<Payer, Decided> {
+    let ledger = &*live.ledger;
+    let payer = live.identities.payer(headers, context.peer, ledger, until);
+    match payer.await {
+        Ok(payer) => Ok(payer),
         Err(NoPayer::Unknown(error)) => {
-            let outcome = unknown(start, context, &error);
             if let Some(known) = context.start.as_mut() {
                 known.ledger = Some(asked.elapsed());
             }
-            if outcome.0 == Outcome::UnknownAdmitted {
+            let decided = unknown(start, context, &error);
+            if decided.0 == Outcome::UnknownAdmitted {
                 metrics.identity_unknown_admitted.inc();
             }
-            return outcome;
+            Err(decided)
         }
         Err(why) => {
             if let (NoPayer::NotTheirs(team), Some(known)) = (&why, context.start.as_mut()) {
                 known.claimed = Some(team.clone());
             }
-            return (Outcome::Invalid, Problem::no_payer(&why));
+            Err((Outcome::Invalid, Problem::no_payer(&why)))
         }
-    };
-    let asked_balance = Instant::now();
-    let read = live.ledger.balance_by(&payer.team, until).await;
-    let answered = Instant::now();
-    let took = answered.duration_since(asked_balance);
-    metrics.ledger_seconds.observe(took.as_secs_f64());
-    if let Some(known) = context.start.as_mut() {
-        known.payer = Some(payer);
-        known.ledger = Some(answered.duration_since(asked));
     }
-    let balance = match &read {
-        Ok(Some(credits)) => Balance::Known(*credits),
-        Ok(None) => Balance::Missing,
-        Err(error) => {
-            context.fault = Some(error.to_string());
-            Balance::Unknown
-        }
-    };
+}
+
+/// Decides by the balance alone.
+async fn look_up(
+    live: &Live,
+    start: &StartRoute,
+    team: &TeamId,
+    until: Instant,
+    context: &mut Context,
+) -> Decided {
+    match live.ledger.balance_by(team, until).await {
+        Ok(Some(credits)) => by_balance(Balance::Known(credits), start, context),
+        Ok(None) => by_balance(Balance::Missing, start, context),
+        Err(error) => unknown(start, context, &error),
+    }
+}
+
+/// Decides by what is known of the balance.
+fn by_balance(balance: Balance, start: &StartRoute, context: &mut Context) -> Decided {
     if balance == Balance::Missing && start.rule.missing == Missing::Unknown {
         context.fault = Some("the team has no balance (balances.missing: unknown)".to_owned());
     }
@@ -142,17 +237,10 @@ async fn enforce(
     }
 }
 
-/// Nobody can say who pays: an outage like any other.
-fn unknown(
-    start: &StartRoute,
-    context: &mut Context,
-    error: &LedgerError,
-) -> (Outcome, Option<Problem>) {
+/// Nobody can say who pays, or what they have.
+fn unknown(start: &StartRoute, context: &mut Context, error: &LedgerError) -> Decided {
     context.fault = Some(error.to_string());
-    match start.rule.on_outage {
-        OnOutage::Admit => (Outcome::UnknownAdmitted, None),
-        OnOutage::Refuse => (Outcome::UnknownRefused, Some(Problem::unavailable())),
-    }
+    by_balance(Balance::Unknown, start, context)
 }
 
 /// Offers the event of a refused start: the run that did not begin is a FAILED

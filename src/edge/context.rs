@@ -9,7 +9,11 @@ use super::identify::Payer;
 use super::live::{Live, StartRoute};
 use super::route::RouteIndex;
 use super::trace::Ids;
+use super::watch::Looking;
+use crate::billing::credits::Credits;
+use crate::billing::hold::{HoldId, RunId};
 use crate::billing::team::TeamId;
+use crate::keeper::Task;
 use crate::telemetry::Outcome;
 
 /// A place among the requests in flight, given back when it is dropped.
@@ -46,8 +50,17 @@ pub struct Context {
     pub ids: Ids,
     /// The start, if it is one.
     pub start: Option<Start>,
+    /// Until when the hold that was made for the start certainly lives, where
+    /// that decides.
+    pub hold_until: Option<Instant>,
     /// How the request fared with the upstream.
     pub attempt: Attempt,
+    /// What its answer may tell of a run.
+    pub looking: Option<Looking>,
+    /// What the run cost, told once all else that the answer tells is.
+    pub cost: Option<Task>,
+    /// The run that the request is about, for the log.
+    pub run: AboutRun,
     /// Why the gateway answered by itself.
     pub reason: Option<&'static str>,
     /// What went wrong, for the operator.
@@ -67,6 +80,17 @@ impl Context {
     }
 }
 
+/// The run that a request is about, as far as it showed.
+#[derive(Debug, Default)]
+pub struct AboutRun {
+    /// The kind of its route, if it is no start.
+    pub route: Option<&'static str>,
+    /// The run.
+    pub run: Option<RunId>,
+    /// Its state in the answer.
+    pub state: Option<String>,
+}
+
 /// What is known about a start.
 #[derive(Debug)]
 pub struct Start {
@@ -80,6 +104,47 @@ pub struct Start {
     pub outcome: Option<Outcome>,
     /// How long the ledger took.
     pub ledger: Option<Duration>,
+    /// The credits set aside for it, in hold mode.
+    pub hold: Option<HeldFor>,
+}
+
+/// The hold that a start goes by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeldFor {
+    /// The hold: its own, or the one that it shares.
+    pub hold: HoldId,
+    /// The id in its own [`crate::ledger::holds::Ask`].
+    pub ask: HoldId,
+    /// What it asked for.
+    pub credits: Credits,
+    /// How it came by the hold, and what became of it since.
+    pub state: HoldState,
+}
+
+/// What the gateway knows of the hold of a start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HoldState {
+    /// It was made for this start.
+    Held,
+    /// It was made for an earlier start that this one repeats.
+    Replayed,
+    /// It was asked for and no reply came: it may be there.
+    Unknown,
+    /// No run began, and the keeper was told so.
+    NotStarted,
+}
+
+impl HoldState {
+    /// Its name in the access log.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            HoldState::Held => "held",
+            HoldState::Replayed => "replayed",
+            HoldState::Unknown => "unknown",
+            HoldState::NotStarted => "not_started",
+        }
+    }
 }
 
 impl Start {
@@ -99,6 +164,7 @@ impl Start {
             claimed: None,
             outcome: None,
             ledger: None,
+            hold: None,
         }
     }
 }
@@ -115,4 +181,6 @@ pub struct Attempt {
     pub sent: Option<Instant>,
     /// From then to the head of the answer.
     pub answered: Option<Duration>,
+    /// The status of the upstream's own answer, once that is final.
+    pub status: Option<u16>,
 }

@@ -11,6 +11,7 @@ use pingora_http::RequestHeader;
 
 use super::context::Context;
 use super::framing::is_spelling_of;
+use super::live::HoldAmount;
 use crate::config::values::Cidr;
 
 /// What `x-tollgate-…` headers begin with, in the spellings a server may fold
@@ -21,6 +22,7 @@ const OWN: [&str; 4] = ["x-tollgate-", "x_tollgate_", "x-tollgate_", "x_tollgate
 // has it for nothing from a text that lives for ever.
 const TEAM: &str = "x-tollgate-team";
 const PRINCIPAL: &str = "x-tollgate-principal";
+const HOLD: &str = "x-tollgate-hold";
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
@@ -58,24 +60,15 @@ impl Settings {
             request.remove_header(&name);
         }
         if let Some(start) = &context.start {
-            let mut unbelieved: Vec<HeaderName> = Vec::new();
-            context
-                .live
-                .identities
-                .unbelieved(context.peer, |identity| {
-                    let spellings = request.headers.keys();
-                    let spellings =
-                        spellings.filter(|name| is_spelling_of(name.as_str(), identity));
-                    unbelieved.extend(spellings.cloned());
-                });
-            for name in unbelieved {
-                request.remove_header(&name);
-            }
+            drop_unbelieved(request, context);
             if let Some(payer) = &start.payer {
                 request.insert_header(TEAM, payer.team.as_str())?;
                 if let Some(principal) = &payer.principal {
                     request.insert_header(PRINCIPAL, principal.as_str())?;
                 }
+            }
+            if let Some(held) = &start.hold {
+                request.insert_header(HOLD, held.hold.as_str())?;
             }
         }
         context.ids.complete(request)?;
@@ -135,6 +128,33 @@ impl Settings {
         }
         client.to_canonical()
     }
+}
+
+/// Removes from a start what this peer may not say: the upstream must not
+/// believe what the gateway did not.
+fn drop_unbelieved(request: &mut RequestHeader, context: &Context) {
+    let mut unbelieved: Vec<HeaderName> = Vec::new();
+    let mut note = |known: &HeaderName| {
+        let spellings = request.headers.keys();
+        let spellings = spellings.filter(|name| is_spelling_of(name.as_str(), known));
+        unbelieved.extend(spellings.cloned());
+    };
+    context.live.identities.unbelieved(context.peer, &mut note);
+    let hold = context.route().and_then(|route| route.hold.as_ref());
+    if let Some(HoldAmount::Header { name, from, .. }) = hold.map(|hold| &hold.amount)
+        && !is_listed(from, context.peer)
+    {
+        note(name);
+    }
+    for name in unbelieved {
+        request.remove_header(&name);
+    }
+}
+
+/// Whether a TCP peer is among those that are believed.
+#[must_use]
+pub fn is_listed(from: &[Cidr], peer: Option<IpAddr>) -> bool {
+    peer.is_some_and(|peer| from.iter().any(|cidr| cidr.contains(peer)))
 }
 
 /// An address as text. The formatter of the standard library costs as much as

@@ -47,16 +47,16 @@ pub fn check(request: &RequestHeader, raw_head: Option<&[u8]>) -> Result<(), Det
     target(request)
 }
 
-/// Checks that the headers that decide who pays, or that a replay is a replay,
-/// stand there once, are not nominated in `Connection`, and have no double in
-/// underscore spelling (RFC 9110, section 7.6.1; some servers map `_` to `-`).
+/// Checks that the headers that decide who pays, how much is set aside, or that
+/// a replay is a replay, stand there once, are not nominated in `Connection`,
+/// and have no double in underscore spelling (RFC 9110, section 7.6.1; some servers map `_` to `-`).
 ///
 /// # Errors
 /// What is wrong with it.
 pub fn check_names(headers: &HeaderMap, names: &[HeaderName]) -> Result<(), Detail> {
     let repeats = |name: &HeaderName| headers.get_all(name).iter().nth(1).is_some();
     if names.iter().any(repeats) {
-        return Err("a header that decides who pays is repeated");
+        return Err("a header that decides who pays, or for what, is repeated");
     }
     nominated(headers, names)?;
     underscored(headers, names)

@@ -19,7 +19,7 @@ use crate::config::values::Cidr;
 use crate::ledger::{KeyFact, Ledger, LedgerError};
 
 /// What a replay is recognised by; guarded like the headers of identities.
-const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 /// Keys remembered at most; the least used go first.
 const KEY_FACTS_MAX: u64 = 100_000;

@@ -13,8 +13,13 @@ use super::route::Table;
 use super::secret::SecretPaths;
 use super::upstreams::Upstreams;
 use crate::billing::admission::Rule;
+use crate::billing::credits::Credits;
 use crate::billing::trigger::Trigger;
+use crate::config;
+use crate::config::values::Cidr;
+use crate::keeper::Keeper;
 use crate::ledger::Ledger;
+use crate::ledger::holds::{Holds, Writer};
 use crate::refusals;
 use crate::telemetry::RouteMetrics;
 
@@ -24,12 +29,17 @@ pub struct Live {
     pub table: Table,
     /// The same, by index.
     pub starts: Vec<StartRoute>,
+    /// Routes that tell of runs that began earlier.
+    pub runs: Vec<RunRoute>,
     /// Paths as they may be shown.
     pub secrets: SecretPaths,
     /// Who pays.
     pub identities: Identities,
     /// The store of balances.
     pub ledger: Arc<dyn Ledger>,
+    /// The same store where it sets credits aside, and what looks after holds
+    /// that it has made; `None` in lookup mode.
+    pub holding: Option<Holding>,
     /// Where refusal events go.
     pub refusals: refusals::Sink,
     /// What answers look like.
@@ -69,8 +79,95 @@ pub struct StartRoute {
     pub max_body: Option<u64>,
     /// The upstream's read timeout, where it differs.
     pub read_timeout: Option<Duration>,
+    /// What a start sets aside; `None` in lookup mode.
+    pub hold: Option<HoldRule>,
     /// Its counters.
     pub metrics: RouteMetrics,
+}
+
+/// Hold mode: the ledger that sets credits aside, and what looks after holds.
+#[derive(Clone)]
+pub struct Holding {
+    /// The ledger.
+    pub ledger: Arc<dyn Holds>,
+    /// Ends holds off the request path.
+    pub keeper: Keeper,
+    /// Who writes balances, and so whether there are statements.
+    pub writer: Writer,
+}
+
+/// What a start sets aside, and how it is given back.
+#[derive(Clone, Debug)]
+pub struct HoldRule {
+    /// How much.
+    pub amount: HoldAmount,
+    /// After how long it stops counting if nothing is heard of the run.
+    pub hold_for: Duration,
+    /// Statuses of the upstream's answer that say that no run began.
+    pub release_on: StatusSet,
+    /// Where in the answer's body the run's id stands (RFC 6901).
+    pub run_id: Option<Arc<str>>,
+    /// The header of the answer that says what the run cost.
+    pub settle_from: Option<http::HeaderName>,
+    /// Whether the upstream deduplicates by `Idempotency-Key`.
+    pub idempotency: Idempotency,
+}
+
+/// How much a start sets aside.
+#[derive(Clone, Debug)]
+pub enum HoldAmount {
+    /// Always this much.
+    Fixed(Credits),
+    /// What a trusted peer says in a header.
+    Header {
+        /// The header.
+        name: http::HeaderName,
+        /// The peers that are believed. From others it counts as absent and
+        /// is not forwarded.
+        from: Vec<Cidr>,
+        /// Where the header is absent.
+        default: Credits,
+    },
+}
+
+/// Whether the upstream deduplicates by `Idempotency-Key`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Idempotency {
+    /// It does not: each start has its own hold.
+    Off,
+    /// It does: a replay shares the hold of the first start.
+    Upstream,
+}
+
+/// A set of HTTP statuses, as inclusive ranges.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StatusSet(pub Vec<(u16, u16)>);
+
+impl StatusSet {
+    /// Whether the status is in the set.
+    #[must_use]
+    pub fn contains(&self, status: u16) -> bool {
+        self.0
+            .iter()
+            .any(|(from, to)| (*from..=*to).contains(&status))
+    }
+}
+
+/// A route that tells of a run that began earlier. It matches as received
+/// only, and never keeps a request from passing.
+#[derive(Clone, Debug)]
+pub enum RunRoute {
+    /// A success ends the run: its cancel.
+    Ends(config::pattern::StartPattern),
+    /// The answer shows the run's state.
+    Watch {
+        /// Method and path; its parameter `run` is the run's id.
+        pattern: config::pattern::StartPattern,
+        /// Where in the body the state stands (RFC 6901).
+        state: Arc<str>,
+        /// States in which a run is over; compared without regard to case.
+        end_states: Arc<[String]>,
+    },
 }
 
 /// What a decision does.

@@ -8,6 +8,7 @@ use pingora_error::Error;
 use pingora_proxy::Session;
 
 use super::context::{Context, Start};
+use crate::billing::hold::RunId;
 use crate::billing::team::{Principal, TeamId};
 use crate::telemetry::Outcome;
 use crate::telemetry::access::{self, AccessLog, Line};
@@ -37,6 +38,7 @@ impl Logged {
         let head = session.req_header();
         let start = context.start.as_ref();
         let route = context.route();
+        let hold = start.and_then(|start| start.hold.as_ref());
         let upstream = context.attempt.address.map(|address| address.to_string());
         let client = context
             .peer
@@ -63,6 +65,11 @@ impl Logged {
                 .map(Principal::as_str),
             verdict: start.and_then(|start| start.outcome).map(Outcome::name),
             reason: context.reason,
+            hold: hold.map(|held| held.hold.as_str()),
+            hold_state: hold.map(|held| held.state.name()),
+            run_route: context.run.route,
+            run: context.run.run.as_ref().map(RunId::as_str),
+            run_state: context.run.state.as_deref().map(shortened),
             upstream: upstream.as_deref(),
             duration_ms: access::milliseconds(context.began.elapsed()),
             ledger_ms: start

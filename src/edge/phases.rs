@@ -11,10 +11,11 @@ use pingora_error::Result;
 use pingora_proxy::Session;
 
 use super::context::{Context, Start};
+use super::live::StartRoute;
 use super::problem::Problem;
 use super::problem::style::{self, About};
 use super::route::{self, Found};
-use super::{Gateway, admit, answer, framing};
+use super::{Gateway, admit, answer, framing, watch};
 use crate::telemetry::Outcome;
 
 impl Gateway {
@@ -116,6 +117,7 @@ impl Gateway {
                 Ok(true)
             }
             Method::GET | Method::HEAD | Method::TRACE => Ok(false),
+            _ if watch::is_about_run(&context.live, head) => Ok(false),
             _ => {
                 self.metrics.unlisted_writes.inc();
                 Ok(false)
@@ -137,12 +139,16 @@ impl Gateway {
         };
         let (outcome, problem) = match admit::body_bound(start, session.req_header()) {
             Some(problem) => (Outcome::Invalid, Some(problem)),
-            None => admit::decide(&live, start, session.req_header(), context, &self.metrics).await,
+            None => match admit::decide(&live, start, session, context, &self.metrics).await {
+                Ok(decided) => decided,
+                Err(error) => {
+                    // The client did not send what has to be read first.
+                    note(start, context, Outcome::Invalid);
+                    return Err(error);
+                }
+            },
         };
-        start.metrics.count(outcome);
-        if let Some(known) = context.start.as_mut() {
-            known.outcome = Some(outcome);
-        }
+        note(start, context, outcome);
         let Some(problem) = problem else {
             return Ok(false);
         };
@@ -153,5 +159,13 @@ impl Gateway {
             admit::offer_event(&live, start, session.req_header(), context);
         }
         self.answer(session, context, &problem).await
+    }
+}
+
+/// Counts what became of a start, and remembers it.
+fn note(start: &StartRoute, context: &mut Context, outcome: Outcome) {
+    start.metrics.count(outcome);
+    if let Some(known) = context.start.as_mut() {
+        known.outcome = Some(outcome);
     }
 }

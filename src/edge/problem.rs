@@ -11,9 +11,12 @@ pub mod fault;
 pub mod style;
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use super::identify::NoPayer;
 use crate::billing::admission::Refusal;
+use crate::billing::credits::Credits;
+use crate::billing::hold::Held;
 
 /// What API clients call the kinds of problems.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +29,8 @@ pub enum Code {
     NotAuthorized,
     /// The request cannot be understood safely.
     InvalidRequest,
+    /// The request is at odds with an earlier one.
+    Conflict,
     /// Something that should be there is not, for now.
     ResourceUnavailable,
     /// Something broke.
@@ -41,6 +46,7 @@ impl Code {
             Code::AuthenticationRequired => "authentication_required",
             Code::NotAuthorized => "not_authorized",
             Code::InvalidRequest => "invalid_request",
+            Code::Conflict => "conflict",
             Code::ResourceUnavailable => "resource_unavailable",
             Code::InternalError => "internal_error",
         }
@@ -53,6 +59,7 @@ impl Code {
             Code::AuthenticationRequired => "authentication-required",
             Code::NotAuthorized => "not-authorized",
             Code::InvalidRequest => "invalid-request",
+            Code::Conflict => "conflict",
             Code::ResourceUnavailable => "resource-unavailable",
             Code::InternalError => "internal-error",
         }
@@ -68,6 +75,7 @@ impl Code {
             }
             Code::NotAuthorized => "Your API key does not give access to this team.",
             Code::InvalidRequest => "The request contains invalid or missing parameters.",
+            Code::Conflict => "The request conflicts with an earlier one.",
             Code::ResourceUnavailable => {
                 "The service is temporarily unavailable. Please try again in a moment."
             }
@@ -81,6 +89,8 @@ impl Code {
     const fn grpc_status(self) -> &'static str {
         match self {
             Code::InvalidRequest => "3",
+            // Not ABORTED (10), which callers take for "send it again".
+            Code::Conflict => "6",
             Code::InsufficientCredits | Code::NotAuthorized => "7",
             Code::InternalError => "13",
             Code::ResourceUnavailable => "14",
@@ -101,6 +111,8 @@ impl Code {
 enum Retry {
     /// Nothing happened, and it will not go better the next time.
     Never,
+    /// Nothing happened, and it goes no better before this many seconds.
+    NotBefore(u64),
     /// Nothing happened, and it may go better in a second.
     Soon,
     /// It may have happened: trying again may pay twice.
@@ -114,10 +126,30 @@ enum Retry {
 pub struct Problem {
     status: u16,
     code: Code,
+    title: &'static str,
     detail: Option<Cow<'static, str>>,
     retry: Retry,
     /// The error type of RFC 9209.
     proxy_error: &'static str,
+}
+
+/// The sentence for a team whose credits are all set aside.
+const CREDITS_HELD: &str = "Your team's remaining add-on credits are set aside for runs in progress. Wait for them to finish, or purchase more credits in your team's billing settings.";
+
+/// The sentence for a team that has fewer credits than a run sets aside.
+const BELOW_HOLD: &str = "Your team does not have enough add-on credits left for this run. Purchase more credits in your team's billing settings to continue.";
+
+/// What an answer tells of credits that are set aside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SetAside {
+    /// What the team's live holds amount to.
+    pub held: Held,
+    /// The balance.
+    pub balance: Credits,
+    /// What the start would set aside.
+    pub hold: Credits,
+    /// Until the earliest of them ends, if nothing is heard of its run.
+    pub next_end: Option<Duration>,
 }
 
 /// Whether the request that failed could have started a run.
@@ -146,10 +178,69 @@ impl Problem {
     /// The team has no credits.
     #[must_use]
     pub fn refused(refusal: Refusal) -> Self {
-        let code = match refusal {
-            Refusal::InsufficientCredits | Refusal::NoBalance => Code::InsufficientCredits,
+        let problem = Problem::for_good(403, Code::InsufficientCredits);
+        match refusal {
+            Refusal::InsufficientCredits | Refusal::NoBalance => problem,
+            Refusal::CreditsHeld => Problem {
+                title: CREDITS_HELD,
+                ..problem
+            },
+            Refusal::BelowHold => Problem {
+                title: BELOW_HOLD,
+                ..problem
+            },
+        }
+    }
+
+    /// The team has credits, and runs in progress hold them.
+    #[must_use]
+    pub fn credits_held(aside: SetAside) -> Self {
+        let SetAside {
+            held,
+            balance,
+            hold,
+            next_end,
+        } = aside;
+        // Billing may have debited what is still held: no more than there is.
+        let credits = held.credits.min(balance);
+        let runs = if held.live == 1 { "run" } else { "runs" };
+        let detail = format!(
+            "{credits} of {balance} credits are set aside for {} {runs}, and this run sets {hold} aside",
+            held.live
+        );
+        let retry = match next_end {
+            None => Retry::Never,
+            Some(end) => Retry::NotBefore(whole_seconds(end)),
         };
-        Problem::for_good(403, code)
+        Problem {
+            detail: Some(Cow::Owned(detail)),
+            retry,
+            ..Problem::refused(Refusal::CreditsHeld)
+        }
+    }
+
+    /// The team has credits, and fewer than the start sets aside: waiting does
+    /// not help.
+    #[must_use]
+    pub fn below_hold(balance: Credits, hold: Credits) -> Self {
+        let detail = format!("{balance} credits are left, and this run sets {hold} aside");
+        Problem {
+            detail: Some(Cow::Owned(detail)),
+            ..Problem::refused(Refusal::BelowHold)
+        }
+    }
+
+    /// The idempotency key was used for another request.
+    ///
+    /// As it was, it conflicts again: body and header say so alike. The SDKs
+    /// would send a 409 again, up to twice, without the header.
+    #[must_use]
+    pub fn conflict() -> Self {
+        let detail = "the Idempotency-Key was used for another request: use a new key for a new request, and repeat one with the same path, query and body";
+        Problem {
+            detail: Some(Cow::Borrowed(detail)),
+            ..Problem::for_good(409, Code::Conflict)
+        }
     }
 
     /// Nobody was found to pay. `None` where that is an outage, not an answer.
@@ -158,7 +249,7 @@ impl Problem {
         match why {
             NoPayer::Unauthenticated => Some(Problem::for_good(401, Code::AuthenticationRequired)),
             NoPayer::NotTheirs(_) => Some(Problem::for_good(403, Code::NotAuthorized)),
-            NoPayer::Invalid(detail) => Some(Problem::invalid(detail)),
+            NoPayer::Invalid(detail) => Some(Problem::invalid(*detail)),
             NoPayer::Unknown(_) => None,
         }
     }
@@ -167,23 +258,19 @@ impl Problem {
     #[must_use]
     pub fn unavailable() -> Self {
         Problem {
-            status: 503,
-            code: Code::ResourceUnavailable,
-            detail: None,
             retry: Retry::Soon,
             proxy_error: "proxy_internal_response",
+            ..Problem::for_good(503, Code::ResourceUnavailable)
         }
     }
 
     /// The request cannot be understood safely.
     #[must_use]
-    pub fn invalid(detail: &'static str) -> Self {
+    pub fn invalid(detail: impl Into<Cow<'static, str>>) -> Self {
         Problem {
-            status: 400,
-            code: Code::InvalidRequest,
-            detail: Some(Cow::Borrowed(detail)),
-            retry: Retry::Never,
+            detail: Some(detail.into()),
             proxy_error: "http_request_error",
+            ..Problem::for_good(400, Code::InvalidRequest)
         }
     }
 
@@ -220,11 +307,9 @@ impl Problem {
     #[must_use]
     pub fn internal() -> Self {
         Problem {
-            status: 500,
-            code: Code::InternalError,
-            detail: None,
             retry: Retry::Soon,
             proxy_error: "proxy_internal_error",
+            ..Problem::for_good(500, Code::InternalError)
         }
     }
 
@@ -246,11 +331,9 @@ impl Problem {
             Kind::Safe | Kind::Other => Retry::ClientsChoice,
         };
         Problem {
-            status,
-            code: Code::InternalError,
-            detail: None,
             retry,
             proxy_error,
+            ..Problem::for_good(status, Code::InternalError)
         }
     }
 
@@ -258,6 +341,7 @@ impl Problem {
         Problem {
             status,
             code,
+            title: code.title(),
             detail: None,
             retry: Retry::Never,
             proxy_error: "http_request_denied",
@@ -279,14 +363,14 @@ impl Problem {
     /// The sentence for people: the title, and the detail if there is one.
     fn sentence(&self) -> Cow<'static, str> {
         match &self.detail {
-            None => Cow::Borrowed(self.code.title()),
-            Some(detail) => Cow::Owned(format!("{} ({detail})", self.code.title())),
+            None => Cow::Borrowed(self.title),
+            Some(detail) => Cow::Owned(format!("{} ({detail})", self.title)),
         }
     }
 
     fn should_retry(&self) -> Option<&'static str> {
         match self.retry {
-            Retry::Never | Retry::OutcomeUnknown => Some("false"),
+            Retry::Never | Retry::NotBefore(_) | Retry::OutcomeUnknown => Some("false"),
             Retry::Soon => Some("true"),
             Retry::ClientsChoice => None,
         }
@@ -295,4 +379,11 @@ impl Problem {
     fn retryable(&self) -> bool {
         matches!(self.retry, Retry::Soon | Retry::ClientsChoice)
     }
+}
+
+/// A span in whole seconds, rounded up, one at the least: `retry-after: 0`
+/// would ask for a loop.
+fn whole_seconds(span: Duration) -> u64 {
+    let rest = u64::from(span.subsec_nanos() > 0);
+    span.as_secs().saturating_add(rest).max(1)
 }

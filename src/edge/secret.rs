@@ -24,7 +24,8 @@ impl SecretPaths {
         let routes = routes.iter().filter_map(|route| {
             let names = route.secrets();
             let names: Vec<String> = names.into_iter().map(str::to_owned).collect();
-            (!names.is_empty()).then(|| (route.start.clone(), names))
+            let (_, pattern) = route.kinds().next()?;
+            (!names.is_empty()).then(|| (pattern.clone(), names))
         });
         let routes: Vec<_> = routes.collect();
         let table = Table::with_prefixes(routes.iter().map(|(pattern, _)| pattern));

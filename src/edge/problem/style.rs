@@ -69,6 +69,8 @@ pub struct Style {
     headers: Vec<(HeaderName, HeaderValue)>,
     help: Option<HeaderValue>,
     cors: Option<Cors>,
+    /// Whether a team whose credits are held is told when to come again.
+    held_retry_after: bool,
     /// The refusal, prepared.
     refused: Option<(Problem, Prepared)>,
 }
@@ -109,6 +111,7 @@ impl Style {
             headers,
             help,
             cors,
+            held_retry_after: configured.held_retry_after,
             refused: None,
         };
         let refused = Problem::refused(Refusal::InsufficientCredits);
@@ -116,6 +119,12 @@ impl Style {
             style.refused = Some((refused, prepared));
         }
         style
+    }
+
+    /// What the types of problems begin with.
+    #[must_use]
+    pub fn type_base(&self) -> &str {
+        &self.type_base
     }
 
     /// The answer for HTTP.
@@ -135,7 +144,7 @@ impl Style {
     fn prepare(&self, problem: &Problem) -> pingora_error::Result<Prepared> {
         let head = Head {
             kind: &format!("{}{}/", self.type_base, problem.code.slug()),
-            title: problem.code.title(),
+            title: problem.title,
             status: problem.status,
             detail: problem.detail.as_deref(),
         };
@@ -241,8 +250,12 @@ impl Style {
         if let Some(should_retry) = problem.should_retry() {
             header.insert_header("x-should-retry", should_retry)?;
         }
-        if problem.retry == Retry::Soon {
-            header.insert_header(RETRY_AFTER, "1")?;
+        match problem.retry {
+            Retry::Soon => header.insert_header(RETRY_AFTER, "1")?,
+            Retry::NotBefore(seconds) if self.held_retry_after => {
+                header.insert_header(RETRY_AFTER, seconds)?;
+            }
+            _ => {}
         }
         if problem.code == Code::AuthenticationRequired {
             header.insert_header(WWW_AUTHENTICATE, "Bearer")?;
@@ -314,7 +327,7 @@ impl Style {
 pub fn bare_http1(problem: &Problem, type_base: &str) -> Vec<u8> {
     let mut body = serde_json::json!({
         "type": format!("{type_base}{}/", problem.code.slug()),
-        "title": problem.code.title(),
+        "title": problem.title,
         "status": problem.status,
         "error": problem.sentence(),
         "retryable": problem.retryable(),
@@ -365,11 +378,25 @@ fn grpc_message(sentence: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Kind, UpstreamFault};
+    use super::super::{Kind, SetAside, UpstreamFault};
     use super::*;
+    use crate::billing::hold::Held;
+    use std::time::Duration;
 
     fn style() -> Style {
         Style::new(&config::Problem::default())
+    }
+
+    /// The problem of a team with this balance, of which so much is set aside
+    /// for so many runs.
+    fn held(credits: &str, live: u64, balance: &str, next_end: Option<Duration>) -> Problem {
+        let credits = credits.parse().unwrap();
+        Problem::credits_held(SetAside {
+            held: Held { credits, live },
+            balance: balance.parse().unwrap(),
+            hold: "20".parse().unwrap(),
+            next_end,
+        })
     }
 
     fn render(problem: &Problem, instance: &str) -> (ResponseHeader, String) {
@@ -406,6 +433,98 @@ mod tests {
             Some("tollgate; error=http_request_denied; details=\"insufficient_credits\"")
         );
         assert_eq!(value("retry-after"), None);
+    }
+
+    #[test]
+    fn held_credits_have_a_sentence_of_their_own_and_say_how_much() {
+        let next_end = Some(Duration::from_millis(61_001));
+        let (header, body) = render(&held("37.5", 2, "40", next_end), "/x");
+        let title = "Your team's remaining add-on credits are set aside for runs in progress. Wait for them to finish, or purchase more credits in your team's billing settings.";
+        let detail = "37.5 of 40 credits are set aside for 2 runs, and this run sets 20 aside";
+        assert_eq!(
+            body,
+            format!(
+                r#"{{"type":"/reference/api-and-sdk/troubleshooting/errors/insufficient-credits/","title":"{title}","status":403,"detail":"{detail}","instance":"/x","error":"{title} ({detail})","retryable":false}}"#
+            )
+        );
+        assert_eq!(header.headers["x-should-retry"], "false");
+        assert_eq!(header.headers["retry-after"], "62");
+        assert_eq!(
+            header.headers["proxy-status"],
+            "tollgate; error=http_request_denied; details=\"insufficient_credits\""
+        );
+    }
+
+    #[test]
+    fn a_team_with_too_few_credits_is_not_told_that_it_has_none() {
+        let credits = |text: &str| text.parse().unwrap();
+        let problem = Problem::below_hold(credits("10"), credits("20"));
+        let (header, body) = render(&problem, "/x");
+        let title = "Your team does not have enough add-on credits left for this run. Purchase more credits in your team's billing settings to continue.";
+        let detail = "10 credits are left, and this run sets 20 aside";
+        assert_eq!(
+            body,
+            format!(
+                r#"{{"type":"/reference/api-and-sdk/troubleshooting/errors/insufficient-credits/","title":"{title}","status":403,"detail":"{detail}","instance":"/x","error":"{title} ({detail})","retryable":false}}"#
+            )
+        );
+        assert_eq!(header.headers["x-should-retry"], "false");
+        assert!(!header.headers.contains_key("retry-after"));
+    }
+
+    #[test]
+    fn what_is_set_aside_is_no_more_than_there_is() {
+        for (credits, live, balance, said) in [
+            (
+                "20",
+                1,
+                "20",
+                "20 of 20 credits are set aside for 1 run, and this run sets 20 aside)",
+            ),
+            (
+                "50",
+                3,
+                "40.000001",
+                "40.000001 of 40.000001 credits are set aside for 3 runs, and this run sets 20 aside)",
+            ),
+        ] {
+            let (_, body) = render(&held(credits, live, balance, None), "/x");
+            assert!(body.contains(said), "{body}");
+        }
+    }
+
+    #[test]
+    fn held_credits_are_worth_another_look_when_the_earliest_hold_ends() {
+        for (millis, said) in [
+            (0, "1"),
+            (1, "1"),
+            (1_000, "1"),
+            (1_001, "2"),
+            (59_999, "60"),
+        ] {
+            let problem = held("1", 1, "1", Some(Duration::from_millis(millis)));
+            let (header, _) = render(&problem, "/x");
+            assert_eq!(header.headers["retry-after"], said, "{millis} ms");
+        }
+        let (header, _) = render(&held("1", 1, "1", None), "/x");
+        assert!(!header.headers.contains_key("retry-after"));
+        let mut silent = style();
+        silent.held_retry_after = false;
+        let problem = held("1", 1, "1", Some(Duration::from_secs(5)));
+        let header = silent.header(&problem, 403, "x/y").unwrap();
+        assert!(!header.headers.contains_key("retry-after"));
+    }
+
+    #[test]
+    fn a_conflict_is_not_sent_again_as_it_is() {
+        let (header, body) = render(&Problem::conflict(), "/x");
+        assert_eq!(header.status, 409);
+        assert_eq!(header.headers["x-should-retry"], "false");
+        assert!(!header.headers.contains_key("retry-after"));
+        let body: serde_json::Value = serde_json::from_str(&body).unwrap();
+        assert!(body["type"].as_str().unwrap().ends_with("/conflict/"));
+        assert_eq!(body["retryable"], false);
+        assert!(body["detail"].as_str().unwrap().contains("Idempotency-Key"));
     }
 
     #[test]
@@ -506,5 +625,14 @@ mod tests {
                 .starts_with("Your team has run out")
         );
         assert_eq!(grpc_message("50 % ä"), "50 %25 %C3%A4");
+        for (problem, status, said) in [
+            (held("1", 1, "1", None), "7", "1 of 1 credits"),
+            (Problem::conflict(), "6", "Idempotency-Key"),
+        ] {
+            let rendered = style().grpc(&problem, about, Version::HTTP_2).unwrap();
+            let trailers = rendered.trailers.unwrap();
+            assert_eq!(trailers["grpc-status"], status);
+            assert!(trailers["grpc-message"].to_str().unwrap().contains(said));
+        }
     }
 }
