@@ -33,6 +33,7 @@ use crate::config::{self, Config};
 use crate::edge::Gateway;
 use crate::edge::listener::{Count, Listener, Speaks};
 use crate::edge::logged::Logged;
+use crate::ledger::redis::RedisLedger;
 use crate::telemetry::Metrics;
 use crate::telemetry::access::AccessLog;
 use crate::telemetry::logging;
@@ -69,6 +70,9 @@ pub enum StartError {
         /// What the system says.
         error: io::Error,
     },
+    /// What the ledger holds is not of this version.
+    #[error("balances.redis: {0}")]
+    Ledger(String),
     /// The system refuses something else.
     #[error("cannot start: {0}")]
     System(String),
@@ -125,7 +129,8 @@ impl App {
     pub fn prepare(config: Config, file: Option<PathBuf>) -> Result<Self, StartError> {
         let metrics = Metrics::new().map_err(|error| StartError::System(error.to_string()))?;
         let metrics = Arc::new(metrics);
-        let (shared, fresh) = build::build(&config)?;
+        let (shared, fresh) = build::build(&config, &metrics)?;
+        look_ahead(&config)?;
         let live = Arc::new(ArcSwap::from_pointee(build::live(
             &config, &metrics, &shared,
         )));
@@ -224,7 +229,12 @@ impl App {
     pub fn run(mut self) {
         if let Some(admin) = self.admin.take() {
             // It answers until the end, so that the end can be watched.
-            let app = AdminApp::new(Arc::clone(&self.metrics), self.life.readiness());
+            let app = AdminApp::new(
+                &self.config,
+                Arc::clone(&self.live),
+                Arc::clone(&self.metrics),
+                self.life.readiness(),
+            );
             self.extra
                 .push(Box::new(self.beside("admin", admin, Arc::new(app))));
         }
@@ -269,6 +279,23 @@ impl App {
         });
         finish_log(log_writer);
         tracing::info!("stopped");
+    }
+}
+
+/// Looks whether the ledger can be written to: a gateway that cannot read what
+/// another version wrote must not serve.
+fn look_ahead(config: &Config) -> Result<(), StartError> {
+    let settings = build::redis_settings(config).filter(|settings| settings.holds.is_some());
+    let Some(settings) = settings else {
+        return Ok(());
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| StartError::System(error.to_string()))?;
+    match runtime.block_on(RedisLedger::look_ahead(&settings)) {
+        None => Ok(()),
+        Some(conflict) => Err(StartError::Ledger(conflict)),
     }
 }
 

@@ -1,12 +1,18 @@
 //! The commands.
 //!
 //! People read text; `--json` gives programs the same facts. Exit codes: 0
-//! fine, 64 bad usage or configuration, 1 could not start or serve.
+//! fine, 64 bad usage or configuration, 1 could not start, serve or do it.
 
+mod audit;
 mod balance;
 mod demo;
 mod explain;
+mod holds;
+mod ledger;
 mod ready;
+mod statement;
+mod table;
+mod worst_case;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -56,6 +62,17 @@ enum Command {
     },
     /// Read or change a team's balance.
     Balance(balance::BalanceArgs),
+    /// List, release, settle or charge a team's holds (hold mode).
+    Holds(holds::HoldsArgs),
+    /// Print what was added to and taken from a team's balance.
+    ///
+    /// Lines are written for grants and debits with balances.writer: tollgate.
+    Statement(statement::StatementArgs),
+    /// Add up the holds of a team, or of all, and report any drift.
+    ///
+    /// Ends with 1 if there is drift that was not put right, or a team that
+    /// could not be read.
+    Audit(audit::AuditArgs),
     /// Tell which route a request is, what it would need, and why.
     Explain(explain::ExplainArgs),
     /// Ask the admin listener whether the gateway is ready; for health checks.
@@ -126,6 +143,9 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             demo::Then::Serve
         }),
         Command::Balance(args) => balance::run(args),
+        Command::Holds(args) => holds::run(args),
+        Command::Statement(args) => statement::run(args),
+        Command::Audit(args) => audit::run(args),
         Command::Explain(args) => explain::run(args),
         Command::Ready { config, json } => ready::run(&config, Style::of(json)),
     };
@@ -179,12 +199,17 @@ fn read(file: &std::path::Path) -> Result<Config, Failure> {
     })
 }
 
-fn count(mistakes: usize) -> String {
-    if mistakes == 1 {
-        "1 mistake".to_owned()
+/// So many of something, whose plural is regular.
+fn counted(number: u64, noun: &str) -> String {
+    if number == 1 {
+        format!("1 {noun}")
     } else {
-        format!("{mistakes} mistakes")
+        format!("{number} {noun}s")
     }
+}
+
+fn count(mistakes: usize) -> String {
+    counted(mistakes.try_into().unwrap_or(u64::MAX), "mistake")
 }
 
 fn run(arguments: ConfigArg) -> Outcome {

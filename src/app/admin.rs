@@ -1,9 +1,17 @@
-//! The admin listener: `/healthz`, `/readyz`, `/metrics`, and nothing else.
+//! The admin listener: `/healthz`, `/readyz`, `/metrics`, and `/v1/teams`.
 //!
 //! `/healthz` says that the process lives. `/readyz` says whether it should
 //! be sent requests: not while the ledger does not answer (unless the operator
 //! chose otherwise: what is not metered still passes then), not before the
-//! upstream has an address, and not once the end has begun.
+//! upstream has an address, and not once the end has begun. What concerns
+//! credits needs a bearer token and is in `admin/teams.rs`; the three others show no
+//! team and need none.
+
+pub mod facts;
+pub mod figure;
+mod request;
+mod teams;
+mod trouble;
 
 use std::sync::Arc;
 
@@ -13,7 +21,10 @@ use pingora_core::apps::http_app::ServeHttp;
 use pingora_core::protocols::http::ServerSession;
 use serde::Serialize;
 
+use self::teams::Teams;
+use super::LiveSwap;
 use super::life::Readiness;
+use crate::config::Config;
 use crate::edge::connection;
 use crate::telemetry::Metrics;
 
@@ -21,6 +32,7 @@ use crate::telemetry::Metrics;
 pub struct AdminApp {
     metrics: Arc<Metrics>,
     readiness: Readiness,
+    teams: Teams,
 }
 
 /// What `/readyz` says.
@@ -37,8 +49,19 @@ struct Ready {
 impl AdminApp {
     /// The admin listener of a gateway.
     #[must_use]
-    pub fn new(metrics: Arc<Metrics>, readiness: Readiness) -> Self {
-        AdminApp { metrics, readiness }
+    pub fn new(
+        config: &Config,
+        live: LiveSwap,
+        metrics: Arc<Metrics>,
+        readiness: Readiness,
+    ) -> Self {
+        let admin = config.server.admin.as_ref();
+        let token = admin.and_then(|admin| admin.token.clone());
+        AdminApp {
+            metrics,
+            readiness,
+            teams: Teams::new(live, token),
+        }
     }
 
     fn ready(&self) -> Response<Vec<u8>> {
@@ -71,8 +94,16 @@ impl AdminApp {
 impl ServeHttp for AdminApp {
     async fn response(&self, session: &mut ServerSession) -> Response<Vec<u8>> {
         connection::begin_request(session);
+        if let Err(trouble) = request::framing(session) {
+            // Nobody knows where the next request begins.
+            session.set_keepalive(None);
+            return self.teams.refuse(trouble, session);
+        }
         let head = session.req_header();
         let path = head.uri.path();
+        if path.starts_with("/v1/") {
+            return self.teams.respond(session).await;
+        }
         match (&head.method, path) {
             (&Method::GET | &Method::HEAD, "/healthz") => {
                 answer(StatusCode::OK, "text/plain", b"ok\n".to_vec())
@@ -93,7 +124,7 @@ impl ServeHttp for AdminApp {
             _ => answer(
                 StatusCode::NOT_FOUND,
                 "text/plain",
-                b"there is /healthz, /readyz and /metrics\n".to_vec(),
+                b"there is /healthz, /readyz, /metrics and /v1/teams\n".to_vec(),
             ),
         }
     }

@@ -4,37 +4,43 @@
 //! connection, an upstream its pool and health. Everything else is cheap and
 //! made anew.
 
+mod acceptor;
+mod holds;
+mod keeping;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use pingora_core::listeners::tls::Acceptor;
-use rustls::ServerConfig;
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::WebPkiClientVerifier;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::billing::admission::Rule;
+use crate::config::pattern::StartPattern;
 use crate::config::{self, Config};
 use crate::edge::forward;
 use crate::edge::identify::Identities;
-use crate::edge::live::{Enforcement, Limits, Live, StartRoute};
+use crate::edge::live::{Enforcement, Holding, Limits, Live, StartRoute};
 use crate::edge::problem::style::Style;
 use crate::edge::route::Table;
 use crate::edge::secret::SecretPaths;
 use crate::edge::upstreams::Upstreams;
+use crate::events::Writer;
+use crate::keeper::{Keeper, Worker};
 use crate::ledger::Ledger;
+use crate::ledger::holds::Holds;
 use crate::ledger::memory::MemoryLedger;
-use crate::ledger::redis::{Keys, RedisLedger, RedisSettings, SettingsError, TlsFiles};
-use crate::refusals::{Dropped, Sink, StreamSettings, Writer};
+use crate::ledger::redis::{
+    Keys, RedisLedger, RedisSettings, SentinelSettings, Servers, SettingsError, TlsFiles, Transport,
+};
 use crate::telemetry::Metrics;
 
-/// Protocols offered by ALPN, the better first.
-const ALPN: [&[u8]; 2] = [b"h2", b"http/1.1"];
+pub use acceptor::acceptor;
+pub use holds::{conflict, terms};
+pub use keeping::{Lost, Streams};
 
 /// How long a ledger or a name server may take to be reached before serving
 /// begins without it.
@@ -59,16 +65,27 @@ pub enum BuildError {
 pub struct Shared {
     /// The ledger.
     pub ledger: LedgerPart,
-    /// Where refusal events go.
-    pub refusals: Sink,
+    /// Where events go.
+    pub streams: Streams,
+    /// Hold mode: the same ledger, and what looks after its holds.
+    pub holding: Option<Holding>,
     /// The upstream's addresses.
     pub upstreams: Arc<Upstreams>,
     /// Whether an outage of the ledger leaves the gateway ready.
     pub ready_in_outage: bool,
     /// Events dropped, through all reloads.
-    pub dropped: Dropped,
+    pub lost: Lost,
     /// The acceptor of the HTTPS listeners.
     pub acceptor: Option<Arc<ArcSwap<Acceptor>>>,
+}
+
+impl Shared {
+    /// Puts what looks after holds in place; the worker is to be run.
+    fn keep(&mut self, config: &Config, metrics: &Metrics, before: &Keeper) -> Option<Worker> {
+        let (holding, worker) = keeping::keeper(config, self, metrics, before).unzip();
+        self.holding = holding;
+        worker
+    }
 }
 
 /// The ledger, by what it is made of.
@@ -89,6 +106,15 @@ impl LedgerPart {
             LedgerPart::Redis(ledger) => Arc::<RedisLedger>::clone(ledger),
         }
     }
+
+    /// The ledger where it sets credits aside.
+    #[must_use]
+    pub fn holds(&self) -> Arc<dyn Holds> {
+        match self {
+            LedgerPart::Memory(ledger) => Arc::<MemoryLedger>::clone(ledger),
+            LedgerPart::Redis(ledger) => Arc::<RedisLedger>::clone(ledger),
+        }
+    }
 }
 
 /// Newly built parts whose work in the background has not begun.
@@ -97,6 +123,9 @@ pub struct Fresh {
     ledger: Option<LedgerPart>,
     upstreams: Option<Arc<Upstreams>>,
     writer: Option<Writer>,
+    worker: Option<Worker>,
+    /// What looked after the holds of a ledger that is left.
+    retired: Keeper,
     /// How long to wait for the ledger.
     settle: Duration,
 }
@@ -104,7 +133,7 @@ pub struct Fresh {
 impl Fresh {
     /// Begins it on the runtime that serves, and gives it a moment to get
     /// somewhere, so that the first request finds a ledger and an upstream.
-    pub async fn begin(self, runtime: &Handle, mut ended: watch::Receiver<bool>) {
+    pub async fn begin(self, runtime: &Handle, ended: watch::Receiver<bool>) {
         if let Some(LedgerPart::Redis(ledger)) = &self.ledger {
             runtime.spawn(ledger.run());
         }
@@ -118,41 +147,60 @@ impl Fresh {
         if let Some(LedgerPart::Redis(ledger)) = &self.ledger {
             ledger.settled(self.settle).await;
         }
+        self.retired.retire();
+        let worker = self.worker.map(|worker| {
+            let ended = over(ended.clone());
+            runtime.spawn(worker.run(ended, FLUSH_MAX))
+        });
         if let Some(writer) = self.writer {
+            // The worker tells events up to its end.
             let ended = async move {
-                // An error says that the gateway is gone, which is the end too.
-                let _ = ended.wait_for(|ended| *ended).await;
+                over(ended).await;
+                if let Some(worker) = worker {
+                    // An error says that it panicked, which is an end too.
+                    let _ = worker.await;
+                }
             };
             runtime.spawn(writer.run(ended, FLUSH_MAX));
         }
     }
 }
 
+/// Waits for the end of the gateway.
+async fn over(mut ended: watch::Receiver<bool>) {
+    // An error says that the gateway is gone, which is the end too.
+    let _ = ended.wait_for(|ended| *ended).await;
+}
+
 /// Builds everything.
 ///
 /// # Errors
 /// What cannot be built.
-pub fn build(config: &Config) -> Result<(Shared, Fresh), BuildError> {
-    let dropped = Dropped::default();
+pub fn build(config: &Config, metrics: &Metrics) -> Result<(Shared, Fresh), BuildError> {
+    let lost = Lost::default();
     let ledger = ledger(config)?;
-    let (refusals, writer) = refusals(config, dropped.clone())?;
+    let (streams, writer) = keeping::streams(config, &lost)?;
     let upstreams = Arc::new(Upstreams::new(&config.upstream)?);
     let acceptor = match &config.server.tls {
         None => None,
         Some(tls) => Some(Arc::new(ArcSwap::from_pointee(acceptor(tls)?))),
     };
-    let shared = Shared {
+    let mut shared = Shared {
         ledger,
-        refusals,
+        streams,
+        holding: None,
         upstreams,
         ready_in_outage: ready_in_outage(config),
-        dropped,
+        lost,
         acceptor,
     };
+    let worker = shared.keep(config, metrics, &Keeper::default());
     let fresh = Fresh {
         ledger: Some(shared.ledger.clone()),
         upstreams: Some(Arc::clone(&shared.upstreams)),
         writer,
+        worker,
+        retired: Keeper::default(),
         // Requests wait meanwhile, so no longer than they would for a reply.
         settle: config
             .balances
@@ -167,7 +215,12 @@ pub fn build(config: &Config) -> Result<(Shared, Fresh), BuildError> {
 ///
 /// # Errors
 /// What cannot be built; nothing was changed then.
-pub fn rebuild(old: &Config, new: &Config, shared: &Shared) -> Result<(Shared, Fresh), BuildError> {
+pub fn rebuild(
+    old: &Config,
+    new: &Config,
+    shared: &Shared,
+    metrics: &Metrics,
+) -> Result<(Shared, Fresh), BuildError> {
     let mut next = shared.clone();
     next.ready_in_outage = ready_in_outage(new);
     let mut fresh = Fresh {
@@ -175,21 +228,33 @@ pub fn rebuild(old: &Config, new: &Config, shared: &Shared) -> Result<(Shared, F
         settle: SETTLE_MAX,
         ..Fresh::default()
     };
-    // Certificate files may have changed under names that did not.
-    let redis_files = new
-        .balances
-        .redis
-        .as_ref()
-        .is_some_and(|redis| redis.ca.is_some() || redis.cert.is_some());
-    let moved = old.balances != new.balances || old.identity != new.identity || redis_files;
+    // Redis holds what API keys stand for, and certificate files may have
+    // changed under names that did not.
+    let redis_moved = new.balances.redis.as_ref().is_some_and(|redis| {
+        old.identity != new.identity || redis.ca.is_some() || redis.cert.is_some()
+    });
+    let moved = old.balances != new.balances || terms(old) != terms(new) || redis_moved;
     if moved {
         next.ledger = ledger(new)?;
         fresh.ledger = Some(next.ledger.clone());
     }
-    if moved || old.refusals != new.refusals {
-        let (sink, writer) = refusals(new, shared.dropped.clone())?;
-        next.refusals = sink;
+    let streams_changed = moved || old.refusals != new.refusals || old.events != new.events;
+    if streams_changed {
+        let (streams, writer) = keeping::streams(new, &shared.lost)?;
+        next.streams = streams;
         fresh.writer = writer;
+    }
+    if streams_changed || keeping::settings(old) != keeping::settings(new) {
+        let before = shared.holding.as_ref().map(|holding| &holding.keeper);
+        let before = before.cloned().unwrap_or_default();
+        // The same credits, perhaps on a connection of its own.
+        let same_holds = old.balances == new.balances && terms(old) == terms(new);
+        if same_holds {
+            fresh.worker = next.keep(new, metrics, &before);
+        } else {
+            fresh.worker = next.keep(new, metrics, &Keeper::default());
+            fresh.retired = before;
+        }
     }
     if old.upstream != new.upstream || new.upstream.tls.is_some() {
         next.upstreams = Arc::new(Upstreams::new(&new.upstream)?);
@@ -211,9 +276,9 @@ pub fn ledger(config: &Config) -> Result<LedgerPart, BuildError> {
     }
     let balances = config.balances.memory.iter().flatten();
     let balances = balances.map(|(team, credits)| (team.team().clone(), credits.credits()));
-    Ok(LedgerPart::Memory(Arc::new(MemoryLedger::new(
-        balances.collect(),
-    ))))
+    let ledger = MemoryLedger::new(balances.collect());
+    let ledger = ledger.with_terms(terms(config).unwrap_or_default());
+    Ok(LedgerPart::Memory(Arc::new(ledger)))
 }
 
 /// The settings of the Redis ledger, if that is what is configured.
@@ -231,12 +296,13 @@ pub fn redis_settings(config: &Config) -> Option<RedisSettings> {
         key: redis.key.clone(),
     };
     Some(RedisSettings {
-        url: redis.url.expose().to_owned(),
+        servers: servers(redis),
         deadline: redis.deadline.duration(),
         connect_timeout: redis.connect_timeout.duration(),
         breaker_failures: redis.breaker_failures.get(),
         probe_interval: redis.probe_interval.duration(),
         tls: (tls != TlsFiles::default()).then_some(tls),
+        holds: terms(config),
         keys: Keys {
             balance: balances.key.as_str().to_owned(),
             field: balances
@@ -253,20 +319,28 @@ pub fn redis_settings(config: &Config) -> Option<RedisSettings> {
     })
 }
 
-/// Builds the way of refusal events.
-///
-/// # Errors
-/// [`BuildError::Ledger`].
-pub fn refusals(config: &Config, dropped: Dropped) -> Result<(Sink, Option<Writer>), BuildError> {
-    let Some(settings) = redis_settings(config) else {
-        return Ok((Sink::off(), None));
-    };
-    let stream = StreamSettings {
-        queue: config.refusals.queue.get(),
-        stream_length: config.refusals.stream_length.get(),
-    };
-    let (sink, writer) = Sink::new(&settings, stream, dropped)?;
-    Ok((sink, Some(writer)))
+/// Which servers of Redis there are.
+fn servers(redis: &config::Redis) -> Servers {
+    let exposed = |secret: &config::values::Secret| secret.expose().to_owned();
+    if let Some(nodes) = &redis.cluster {
+        return Servers::Cluster(nodes.iter().map(exposed).collect());
+    }
+    if let Some(sentinel) = &redis.sentinel {
+        return Servers::Sentinel(SentinelSettings {
+            nodes: sentinel.nodes.iter().map(exposed).collect(),
+            service: sentinel.service.clone(),
+            user: sentinel.user.clone(),
+            password: sentinel.password.as_ref().map(exposed),
+            db: sentinel.db.into(),
+            transport: match sentinel.tls {
+                true => Transport::Tls,
+                false => Transport::Plain,
+            },
+        });
+    }
+    // Without any, which the configuration's checks rule out, the ledger says
+    // that it cannot be used.
+    Servers::One(redis.url.as_ref().map(exposed).unwrap_or_default())
 }
 
 /// Puts together what a request needs of the configuration.
@@ -274,16 +348,17 @@ pub fn refusals(config: &Config, dropped: Dropped) -> Result<(Sink, Option<Write
 pub fn live(config: &Config, metrics: &Metrics, shared: &Shared) -> Live {
     let limits = &config.server.limits;
     Live {
-        table: Table::new(config.routes.iter().map(|route| &route.start)),
+        table: Table::new(config.starts().map(|(pattern, _)| pattern)),
         starts: config
-            .routes
-            .iter()
-            .map(|route| start_route(config, route, metrics))
+            .starts()
+            .map(|(pattern, route)| start_route(config, pattern, route, metrics))
             .collect(),
+        runs: holds::runs(config),
+        holding: shared.holding.clone(),
         secrets: SecretPaths::new(&config.routes),
         identities: Identities::new(&config.identity),
         ledger: shared.ledger.ledger(),
-        refusals: shared.refusals.clone(),
+        refusals: shared.streams.refusals.clone(),
         style: Style::new(&config.problem),
         upstreams: Arc::clone(&shared.upstreams),
         forward: forward::Settings {
@@ -303,13 +378,18 @@ pub fn live(config: &Config, metrics: &Metrics, shared: &Shared) -> Live {
     }
 }
 
-fn start_route(config: &Config, route: &config::Route, metrics: &Metrics) -> StartRoute {
-    let name = route.start.to_string();
+fn start_route(
+    config: &Config,
+    pattern: &StartPattern,
+    route: &config::Route,
+    metrics: &Metrics,
+) -> StartRoute {
+    let name = pattern.to_string();
     let enforced = route.enforce.unwrap_or(config.admission.enforce);
     StartRoute {
-        metrics: metrics.route(&name, route.trigger.into()),
+        metrics: metrics.route(&name, route.trigger().into()),
         name: name.into(),
-        trigger: route.trigger.into(),
+        trigger: route.trigger().into(),
         rule: Rule {
             refuse_at_or_below: config.balances.refuse_at_or_below.credits(),
             missing: config.balances.missing.into(),
@@ -320,41 +400,10 @@ fn start_route(config: &Config, route: &config::Route, metrics: &Metrics) -> Sta
         } else {
             Enforcement::Shadow
         },
+        hold: holds::rule(config, route),
         max_body: route.max_body.map(|size| size.bytes()),
         read_timeout: route.read_timeout.map(|span| span.duration()),
     }
-}
-
-/// Builds the acceptor of the HTTPS listeners from its files.
-///
-/// # Errors
-/// [`BuildError::Tls`].
-pub fn acceptor(tls: &config::ServerTls) -> Result<Acceptor, BuildError> {
-    let mistake = |file: &std::path::Path, why: &dyn std::fmt::Display| {
-        BuildError::Tls(format!("{}: {why}", file.display()))
-    };
-    let certificates =
-        |file: &std::path::Path| -> Result<Vec<CertificateDer<'static>>, BuildError> {
-            let read = CertificateDer::pem_file_iter(file).and_then(Iterator::collect);
-            read.map_err(|error| mistake(file, &error))
-        };
-    let key = PrivateKeyDer::from_pem_file(&tls.key).map_err(|error| mistake(&tls.key, &error))?;
-    let builder = ServerConfig::builder();
-    let builder = match &tls.client_ca {
-        None => builder.with_no_client_auth(),
-        Some(file) => {
-            let mut roots = rustls::RootCertStore::empty();
-            for ca in certificates(file)? {
-                roots.add(ca).map_err(|error| mistake(file, &error))?;
-            }
-            let verifier = WebPkiClientVerifier::builder(Arc::new(roots)).build();
-            builder.with_client_cert_verifier(verifier.map_err(|error| mistake(file, &error))?)
-        }
-    };
-    let server = builder.with_single_cert(certificates(&tls.cert)?, key);
-    let mut server = server.map_err(|error| mistake(&tls.cert, &error))?;
-    server.alpn_protocols = ALPN.iter().map(|protocol| protocol.to_vec()).collect();
-    Ok(Acceptor::from_server_config(Arc::new(server)))
 }
 
 fn ready_in_outage(config: &Config) -> bool {
@@ -372,5 +421,48 @@ pub fn admin_address(config: &Config) -> Option<SocketAddr> {
         .map(|admin| admin.listen.addr())
 }
 
-/// How long refusal events may take to be written at the end.
+/// How long what the keeper has to do, and then what the streams are to be
+/// told, may take at the end.
 pub const FLUSH_MAX: Duration = Duration::from_millis(500);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::load::load_str;
+
+    const DEMO: &str = include_str!("../../config/demo.yaml");
+
+    fn config(admission: &str) -> Config {
+        let text = format!("{DEMO}admission: {{{admission}}}\n");
+        load_str("demo.yaml", &text, &|_| None).unwrap()
+    }
+
+    /// Whether a reload from one to the other makes a new ledger.
+    fn makes_a_ledger(old: &Config, new: &Config) -> bool {
+        let (shared, _) = build(old, &Metrics::new().unwrap()).unwrap();
+        let (next, fresh) = rebuild(old, new, &shared, &Metrics::new().unwrap()).unwrap();
+        let kept = Arc::ptr_eq(&shared.ledger.ledger(), &next.ledger.ledger());
+        assert_eq!(fresh.ledger.is_none(), kept);
+        !kept
+    }
+
+    #[test]
+    fn a_reload_makes_a_ledger_where_its_terms_change_and_only_there() {
+        let lookup = config("mode: lookup, remember: 24h");
+        let hold = config("mode: hold, hold: 20, hold_for: 30m");
+        let longer = config("mode: hold, hold: 20, hold_for: 30m, remember: 48h");
+        let dearer = config("mode: hold, hold: 50, hold_for: 1h");
+        assert!(makes_a_ledger(&lookup, &hold));
+        assert!(makes_a_ledger(&hold, &lookup));
+        assert!(makes_a_ledger(&hold, &longer));
+        assert!(!makes_a_ledger(&hold, &dearer));
+        assert!(!makes_a_ledger(&hold, &hold));
+        let mut other_proxy = hold.clone();
+        other_proxy.identity.pop();
+        assert!(!makes_a_ledger(&hold, &other_proxy));
+        assert!(!makes_a_ledger(
+            &lookup,
+            &config("mode: lookup, remember: 48h")
+        ));
+    }
+}

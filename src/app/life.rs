@@ -2,7 +2,8 @@
 //!
 //! SIGHUP reads the configuration again; SIGTERM ends in order: not ready,
 //! still accepting for `lame_duck`, then no more connections, then up to
-//! `drain` for the requests in flight; SIGINT, or a second SIGTERM, ends at
+//! `drain` for the requests in flight, then a moment for what is left to be done
+//! about holds and events; SIGINT, or a second SIGTERM, ends at
 //! once. SIGQUIT is refused with a warning: Pingora's servers hand their sockets
 //! to a new process on it, and that will have its place here.
 
@@ -152,9 +153,13 @@ impl Life {
     async fn take_over(&self, config: Config) -> Reload {
         let mut current = self.current.lock().await;
         let (old, shared) = &*current;
+        if let Some(conflict) = build::conflict(old, &config).await {
+            tracing::error!(error = conflict, "nothing was changed");
+            return Reload::Rejected;
+        }
         // Against what was bound at the start, not what was last read.
         let restart = reload::needs_restart(&self.started_with, &config);
-        let (next, fresh) = match build::rebuild(old, &config, shared) {
+        let (next, fresh) = match build::rebuild(old, &config, shared, &self.metrics) {
             Ok(rebuilt) => rebuilt,
             Err(error) => {
                 tracing::error!(%error, "nothing was changed");
@@ -225,10 +230,11 @@ impl Life {
         }
     }
 
-    /// Waits until the last refusal events are written, for a bounded time.
+    /// Waits until what was to be done about holds is done and the last events
+    /// are written, each for a bounded time.
     async fn flushed(&self) {
         let deadline = Instant::now()
-            .checked_add(FLUSH_MAX)
+            .checked_add(FLUSH_MAX.saturating_mul(2))
             .unwrap_or_else(Instant::now);
         // The writer holds a receiver until it is done.
         while self.ended.receiver_count() > 0 && Instant::now() < deadline {
@@ -377,9 +383,11 @@ impl Readiness {
         metrics
             .upstream_addresses_healthy
             .set(healthy.try_into().unwrap_or(i64::MAX));
-        let counted = metrics.events_dropped.get();
-        metrics
-            .events_dropped
-            .inc_by(parts.dropped.count().saturating_sub(counted));
+        for (dropped, counter) in [
+            (&parts.lost.refusals, &metrics.events_dropped),
+            (&parts.lost.holds, &metrics.holds.events_dropped),
+        ] {
+            counter.inc_by(dropped.count().saturating_sub(counter.get()));
+        }
     }
 }

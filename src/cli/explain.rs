@@ -1,27 +1,43 @@
 //! `tollgate explain METHOD PATH`: which route a request is, what it would
-//! need, and why. Opens no socket.
+//! need, and why. Opens no socket, unless `--worst-case` is asked of a team.
+//!
+//! What hold mode adds is in [`hold`].
 
-use std::path::PathBuf;
+mod hold;
 
 use clap::Args;
 use serde::Serialize;
 
-use super::{Failure, Outcome, read, say};
+use self::hold::{HoldExplanation, RunExplanation};
+use super::ledger::Common;
+use super::{Failure, Outcome, Style, say, worst_case};
+use crate::config::pattern::StartPattern;
 use crate::config::{self, Config};
 use crate::edge::route::{Found, Table};
 
 #[derive(Args)]
 pub struct ExplainArgs {
     /// The method, such as POST.
-    method: String,
+    #[arg(required_unless_present = "worst_case")]
+    method: Option<String>,
     /// The request target as a client would send it.
+    #[arg(required_unless_present = "worst_case")]
+    path: Option<String>,
+    /// How many credits could be spent twice because a failover of Redis lost
+    /// holds.
+    #[arg(long, conflicts_with_all = ["method", "path"])]
+    worst_case: bool,
+    /// With --worst-case: of this team, as it stands in Redis.
+    #[arg(long, requires = "worst_case")]
+    team: Option<String>,
+    #[command(flatten)]
+    common: Common,
+}
+
+/// A request to be explained.
+struct Asked {
+    method: String,
     path: String,
-    /// The configuration file.
-    #[arg(long, value_name = "FILE")]
-    config: PathBuf,
-    /// Tell programs.
-    #[arg(long)]
-    json: bool,
 }
 
 /// What the gateway concludes.
@@ -29,11 +45,13 @@ pub struct ExplainArgs {
 struct Explanation {
     method: String,
     path: String,
-    /// `passes`, `start` or `ambiguous`.
+    /// `passes`, `start`, `ends`, `watch` or `ambiguous`.
     conclusion: &'static str,
     why: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     start: Option<StartExplanation>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    run: Option<RunExplanation>,
 }
 
 #[derive(Serialize)]
@@ -51,11 +69,22 @@ struct StartExplanation {
     /// When the balance cannot be found out.
     on_outage: &'static str,
     enforced: bool,
+    /// Hold mode: what it sets aside.
+    #[serde(flatten)]
+    hold: Option<HoldExplanation>,
     #[serde(skip_serializing_if = "Option::is_none")]
     max_body_bytes: Option<u64>,
 }
 
 pub fn run(arguments: ExplainArgs) -> Outcome {
+    let common = &arguments.common;
+    match (arguments.method, arguments.path) {
+        (Some(method), Some(path)) => request(Asked { method, path }, common),
+        _ => worst_case::run(arguments.team.as_deref(), common),
+    }
+}
+
+fn request(arguments: Asked, common: &Common) -> Outcome {
     let is_target = arguments.path.starts_with('/') || arguments.path.contains("://");
     if !is_target {
         let path = &arguments.path;
@@ -63,34 +92,42 @@ pub fn run(arguments: ExplainArgs) -> Outcome {
             "`{path}` is no path, and is answered 400: write it with a leading slash, such as /{path}"
         )));
     }
-    let config = read(&arguments.config)?;
-    let table = Table::new(config.routes.iter().map(|route| &route.start));
+    let settings = common.settings()?;
+    let config = settings.config();
+    let table = Table::new(config.starts().map(|(pattern, _)| pattern));
     let target = arguments.path.as_bytes();
     let found = table.find(&arguments.method, std::iter::empty(), target);
     let route = match found {
-        Found::Start(index) => config.routes.get(index),
+        Found::Start(index) => config.starts().nth(index),
         Found::Passes | Found::Ambiguous => None,
     };
+    let run = (found == Found::Passes)
+        .then(|| RunExplanation::of(config, &arguments.method, &arguments.path))
+        .flatten();
     let explanation = Explanation {
-        why: why(&arguments, found, route),
-        conclusion: match found {
-            Found::Passes => "passes",
-            Found::Start(_) => "start",
-            Found::Ambiguous => "ambiguous",
+        why: match &run {
+            Some(run) => run.why(),
+            None => why(&arguments, found, route.map(|(pattern, _)| pattern)),
         },
-        start: route.map(|route| start(&config, route)),
+        conclusion: match (found, &run) {
+            (Found::Passes, Some(run)) => run.conclusion(),
+            (Found::Passes, None) => "passes",
+            (Found::Start(_), _) => "start",
+            (Found::Ambiguous, _) => "ambiguous",
+        },
+        start: route.map(|(pattern, route)| start(config, pattern, route)),
+        run,
         method: arguments.method,
         path: arguments.path,
     };
-    if arguments.json {
-        say(&serde_json::to_string_pretty(&explanation).unwrap_or_default());
-    } else {
-        say(&text(&explanation));
-    }
+    say(&match common.style() {
+        Style::Json => serde_json::to_string_pretty(&explanation).unwrap_or_default(),
+        Style::Text => text(&explanation),
+    });
     Ok(())
 }
 
-fn why(arguments: &ExplainArgs, found: Found, route: Option<&config::Route>) -> String {
+fn why(arguments: &Asked, found: Found, route: Option<&StartPattern>) -> String {
     let write = !matches!(
         arguments.method.to_ascii_uppercase().as_str(),
         "GET" | "HEAD" | "OPTIONS" | "TRACE"
@@ -99,8 +136,8 @@ fn why(arguments: &ExplainArgs, found: Found, route: Option<&config::Route>) -> 
         (Found::Ambiguous, _) => {
             "some readings of the path are one start route and some another: it is answered 400".to_owned()
         }
-        (Found::Start(_), Some(route)) => {
-            let written = route.start.to_string();
+        (Found::Start(_), Some(pattern)) => {
+            let written = pattern.to_string();
             let received = format!("{} {}", arguments.method, arguments.path);
             if received.eq_ignore_ascii_case(&written) {
                 format!("it is the start route {written}")
@@ -116,7 +153,7 @@ fn why(arguments: &ExplainArgs, found: Found, route: Option<&config::Route>) -> 
     }
 }
 
-fn start(config: &Config, route: &config::Route) -> StartExplanation {
+fn start(config: &Config, pattern: &StartPattern, route: &config::Route) -> StartExplanation {
     let balances = &config.balances;
     let key = balances.key.as_str();
     let balance = match (&balances.redis, &balances.field) {
@@ -124,16 +161,18 @@ fn start(config: &Config, route: &config::Route) -> StartExplanation {
         (Some(_), Some(field)) => format!("field `{}` of the Redis hash `{key}`", field.as_str()),
         (Some(_), None) => format!("the Redis string `{key}`"),
     };
-    let trigger: crate::billing::trigger::Trigger = route.trigger.into();
+    let trigger: crate::billing::trigger::Trigger = route.trigger().into();
+    let line = balances.refuse_at_or_below.credits().to_string();
+    let hold = HoldExplanation::of(config, route);
     StartExplanation {
-        route: route.start.to_string(),
+        route: pattern.to_string(),
         trigger: trigger.name(),
         who_pays: config.identity.iter().map(who).collect(),
         balance,
-        refused: format!(
-            "403 insufficient_credits at or below {} credits",
-            balances.refuse_at_or_below.credits()
-        ),
+        refused: match &hold {
+            Some(hold) => hold.refused(&line),
+            None => format!("403 insufficient_credits at or below {line} credits"),
+        },
         missing: match balances.missing {
             config::Missing::Refuse => "403 insufficient_credits, reason no_balance",
             config::Missing::Admit => "forwarded",
@@ -145,6 +184,7 @@ fn start(config: &Config, route: &config::Route) -> StartExplanation {
         },
         enforced: route.enforce.unwrap_or(config.admission.enforce),
         max_body_bytes: route.max_body.map(|size| size.bytes()),
+        hold,
     }
 }
 
@@ -189,6 +229,8 @@ fn text(explanation: &Explanation) -> String {
         lines.push(format!("  refused     {}", start.refused));
         lines.push(format!("  no balance  {}", start.missing));
         lines.push(format!("  outage      {}", start.on_outage));
+        let hold = start.hold.iter().flat_map(HoldExplanation::lines);
+        lines.extend(hold.map(|(label, said)| format!("  {label:<11} {said}")));
         if let Some(max_body) = start.max_body_bytes {
             lines.push(format!("  body        at most {max_body} bytes"));
         }
@@ -196,5 +238,7 @@ fn text(explanation: &Explanation) -> String {
             lines.push("  shadow      decided and counted, forwarded all the same".to_owned());
         }
     }
+    let run = explanation.run.iter().flat_map(RunExplanation::lines);
+    lines.extend(run.map(|(label, said)| format!("  {label:<11} {said}")));
     lines.join("\n")
 }
