@@ -1,8 +1,9 @@
 //! The house rules that a compiler does not check: imports point down, every
 //! file says what it is for, and nothing grows past what one can read.
 //!
-//! Floors, top to bottom: `main`, `cli`, `app`, then `edge` with `refusals`
-//! and `telemetry`, then `ledger` and `config`, then `billing`.
+//! Floors, top to bottom: `main`, `cli`, `app`, then `edge`, then `keeper` and
+//! `refusals`, `events`, `telemetry`, then `ledger` (with `sync`) and `config`,
+//! then `billing`.
 
 // Here a panic is how a claim fails, and test data is known to be in bounds.
 #![allow(
@@ -27,16 +28,41 @@ const FUNCTION_LINES_MAX: usize = 69;
 const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("billing", &["billing"]),
     ("config", &["config", "billing"]),
-    ("ledger", &["ledger", "config", "billing"]),
+    ("sync", &[]),
+    ("ledger", &["ledger", "config", "billing", "sync"]),
     ("telemetry", &["telemetry", "ledger", "config", "billing"]),
     (
         "refusals",
-        &["refusals", "telemetry", "ledger", "config", "billing"],
+        &[
+            "refusals",
+            "events",
+            "telemetry",
+            "ledger",
+            "config",
+            "billing",
+        ],
+    ),
+    (
+        "events",
+        &["events", "telemetry", "ledger", "config", "billing"],
+    ),
+    (
+        "keeper",
+        &[
+            "keeper",
+            "events",
+            "telemetry",
+            "ledger",
+            "config",
+            "billing",
+        ],
     ),
     (
         "edge",
         &[
             "edge",
+            "keeper",
+            "events",
             "refusals",
             "telemetry",
             "ledger",
@@ -49,6 +75,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         &[
             "app",
             "edge",
+            "keeper",
+            "events",
             "refusals",
             "telemetry",
             "ledger",
@@ -62,6 +90,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "cli",
             "app",
             "edge",
+            "keeper",
+            "events",
             "refusals",
             "telemetry",
             "ledger",

@@ -368,3 +368,148 @@ fn the_demo_shows_both_answers_and_exits() {
         assert!(shown.contains(text), "{text}: {shown}");
     }
 }
+
+#[test]
+fn explain_says_what_a_failover_could_cost() {
+    let worst = |text: &str, more: &[&str]| {
+        let folder = Folder::new("worst");
+        let file = folder.write("tollgate.yaml", text);
+        let file = file.to_str().unwrap();
+        let output = tollgate(&[&["explain", "--worst-case", "--config", file], more].concat());
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let mut config = crate::support::holding::config();
+    let text = worst(&config.text(), &[]);
+    assert!(text.contains("each team's balance, once more"), "{text}");
+    assert!(text.contains("name one with --team"), "{text}");
+    let json: serde_json::Value =
+        serde_json::from_str(&worst(&config.text(), &["--json"])).unwrap();
+    assert_eq!(json["credits"], serde_json::Value::Null);
+    for (path, value) in crate::support::holding::embedded("acme", "12.5") {
+        config.set(path, value);
+    }
+    let text = worst(&config.text(), &[]);
+    assert!(
+        text.contains("at most 12.5 credits are spent twice"),
+        "{text}"
+    );
+    let lookup = crate::support::config::Config::new(([127, 0, 0, 1], 9).into());
+    let text = worst(&lookup.text(), &[]);
+    assert!(text.contains("at most 0 credits are spent twice"), "{text}");
+}
+
+#[test]
+fn explain_says_what_a_start_sets_aside() {
+    let folder = Folder::new("explain");
+    let admission = json!({
+        "mode": "hold", "hold": {"header": "x-run-credits", "from": ["10.0.0.0/8"], "default": 7},
+        "hold_for": "45m", "run_id": "/data/run", "release_on": ["4xx", 503], "idempotency": "upstream",
+    });
+    let settings = [
+        ("admission", admission),
+        ("routes.1.settle_from", json!("x-credits-used")),
+        ("routes.0.hold", json!("2.5")),
+    ];
+    let file = config(&folder, &settings);
+    let explain = |path: &str, more: &[&str]| {
+        let output = tollgate(&[&["explain", "POST", path, "--config", &file], more].concat());
+        assert_eq!(code(&output), Some(0), "{}", both(&output));
+        stdout(&output)
+    };
+    let text = explain("/api/v1/agent/runs", &[]);
+    for said in [
+        "x-run-credits",
+        "10.0.0.0/8 only, else 7",
+        "45m",
+        "4xx, 503",
+        "/data/run",
+        "x-credits-used",
+        "Idempotency-Key",
+        "credits_held",
+    ] {
+        assert!(text.contains(said), "{said}: {text}");
+    }
+    let facts: Value = serde_json::from_str(&explain("/api/v1/agent/tasks", &["--json"])).unwrap();
+    let start = &facts["start"];
+    assert_eq!(
+        json!([
+            start["hold"],
+            start["hold_for"],
+            start["release_on"],
+            start["run_id"]
+        ]),
+        json!(["2.5", "45m", ["4xx", "503"], "/data/run"]),
+        "{facts}"
+    );
+    assert_eq!(
+        json!([start["settle_from"], start["idempotency"]]),
+        json!([null, "upstream"])
+    );
+    let lookup = config(&folder, &[("admission.hold", json!(20))]);
+    let words = [
+        "explain",
+        "POST",
+        "/api/v1/agent/runs",
+        "--json",
+        "--config",
+        &lookup,
+    ];
+    assert!(!stdout(&tollgate(&words)).contains("hold"), "lookup mode");
+}
+
+#[test]
+fn explain_says_what_tells_of_runs() {
+    let explain = |words: &[&str]| {
+        let output = tollgate(&[&["explain"], words, &["--config", "config/hold.yaml"]].concat());
+        assert_eq!(code(&output), Some(0), "{}", both(&output));
+        stdout(&output)
+    };
+    let cancel = ["POST", "/api/v1/agent/runs/r%2F1/cancel?x"];
+    let text = explain(&cancel);
+    for said in ["ends:", "r/1", "{run} in the path", "2xx", "releases"] {
+        assert!(text.contains(said), "{said}: {text}");
+    }
+    assert!(!text.contains("no route lists"), "{text}");
+    let look = ["GET", "/api/v1/agent/runs/r1"];
+    let text = explain(&look);
+    for said in [
+        "watch:",
+        "/state",
+        "SUCCEEDED, FAILED",
+        "releases",
+        "extends",
+    ] {
+        assert!(text.contains(said), "{said}: {text}");
+    }
+    let json = |words: [&str; 2]| {
+        let text = explain(&[&words[..], &["--json"]].concat());
+        serde_json::from_str::<Value>(&text).unwrap()
+    };
+    let (cancel, look) = (json(cancel), json(look));
+    assert_eq!(
+        json!([
+            cancel["conclusion"],
+            cancel["run"]["run"],
+            cancel["run"]["state"]
+        ]),
+        json!(["ends", "r/1", null]),
+        "{cancel}"
+    );
+    assert_eq!(
+        json!([
+            look["conclusion"],
+            look["run"]["state"],
+            look["run"]["end_states"][0]
+        ]),
+        json!(["watch", "/state", "SUCCEEDED"]),
+        "{look}"
+    );
+    // Matched as received only, and not under another method.
+    for [method, path] in [
+        ["POST", "/api/v1/agent/runs/r1//cancel"],
+        ["DELETE", "/api/v1/agent/runs/r1"],
+    ] {
+        assert!(explain(&[method, path]).contains("passes:"), "{path}");
+    }
+}

@@ -15,13 +15,33 @@
     clippy::as_conversions
 )]
 
+#[path = "../support/redis_cluster.rs"]
+mod redis_cluster;
+#[path = "../support/redis.rs"]
+mod redis_server;
+#[path = "../support/sentinel.rs"]
+mod sentinel_service;
 mod support;
 
+mod admin_holds;
 mod cli;
+mod cli_holds;
+mod cluster;
 mod cors;
 mod counts;
 mod framing;
 mod grpc;
+mod hold_answers;
+mod holds;
+mod holds_end;
+mod holds_exact;
+mod holds_faults;
+mod holds_fleet;
+mod holds_kill;
+mod holds_replay;
+mod holds_settle;
+mod holds_upload;
+mod holds_watch;
 mod identity;
 mod ids;
 mod life;
@@ -33,7 +53,9 @@ mod passthrough;
 mod redis_urls;
 mod refusal;
 mod reload;
+mod replay;
 mod routes;
+mod runs;
 mod sdk;
 mod secrets;
 mod shadow;

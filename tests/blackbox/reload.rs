@@ -169,3 +169,32 @@ fn no_request_is_lost_under_reloads() {
     });
     assert!(served.load(Ordering::Relaxed) > 30);
 }
+
+#[test]
+fn a_reload_to_hold_mode_before_holds_of_another_version_is_rejected() {
+    let (upstream, redis) = (Upstream::ok(), Redis::private(&[]));
+    let gateway = Gateway::before(&upstream).redis(&redis).start();
+    let poor = redis.team("0");
+    redis.run::<()>(&["SET", "tollgate:schema", "99"]);
+    let hold = json!({"mode": "hold", "hold": 20, "hold_for": "30m"});
+    gateway.reload_with("admission", hold.clone());
+    eventually(secs(10), "the reload is rejected", || {
+        (gateway.reloads("rejected") == 1.0).then_some(())
+    });
+    let line = gateway.says("nothing was changed");
+    assert!(line.contains("tollgate:schema"), "{line}");
+    // Decided as before, by the balance alone.
+    let (rich, refused) = (redis.team("5"), gateway.ask(&Req::start(&poor)));
+    assert_eq!(refused.status, 403);
+    assert_eq!(gateway.ask(&Req::start(&rich)).status, 200);
+    redis.run::<()>(&["DEL", "tollgate:schema"]);
+    gateway.reload_with("admission", hold);
+    eventually(secs(10), "what is known is taken over", || {
+        (gateway.reloads("ok") == 1.0).then_some(())
+    });
+    assert_eq!(
+        gateway.ask(&Req::start(&rich)).status,
+        403,
+        "20 are set aside"
+    );
+}

@@ -50,6 +50,13 @@ impl Client {
         )
     }
 
+    /// Connects to what may not be there, and asks it once.
+    pub fn try_ask(address: SocketAddr, request: &Req) -> io::Result<Response> {
+        let mut client = Client::from_tcp(TcpStream::connect_timeout(&address, SOON)?);
+        client.try_send(request.bytes())?;
+        client.try_response()
+    }
+
     /// Connects from this local address.
     pub fn connect_from(source: &str, address: SocketAddr) -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread()

@@ -241,6 +241,13 @@ impl Gateway {
             .sum("tollgate_config_reloads_total", &[("result", result)])
     }
 
+    /// Its configuration file, for commands.
+    pub fn config_file(&self) -> String {
+        let setup = self.setup.lock().unwrap();
+        let file = setup.folder.path().join("tollgate.yaml");
+        file.to_str().expect("a path in UTF-8").to_owned()
+    }
+
     /// Sends it a signal.
     pub fn signal(&self, name: &str) {
         self.process.lock().unwrap().signal(name);

@@ -47,6 +47,8 @@ pub struct H2Req {
     pub body: Vec<Vec<u8>>,
     /// The trailers.
     pub trailers: Vec<(&'static str, &'static str)>,
+    /// Whether the stream is left open after all that.
+    pub unfinished: bool,
 }
 
 impl H2Req {
@@ -76,6 +78,12 @@ impl H2Req {
     /// Adds a piece of the body.
     pub fn body(mut self, piece: impl AsRef<[u8]>) -> Self {
         self.body.push(piece.as_ref().to_vec());
+        self
+    }
+
+    /// Leaves the stream open, as if more of the body were to come.
+    pub fn unfinished(mut self) -> Self {
+        self.unfinished = true;
         self
     }
 }
@@ -213,7 +221,7 @@ async fn exchange(
     let writing = async move {
         let pieces = request.body.len();
         for (at, piece) in request.body.into_iter().enumerate() {
-            let last = at + 1 == pieces && request.trailers.is_empty();
+            let last = at + 1 == pieces && request.trailers.is_empty() && !request.unfinished;
             if send_all(&mut stream, Bytes::from(piece), last)
                 .await
                 .is_err()

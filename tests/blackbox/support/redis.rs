@@ -18,6 +18,8 @@ use super::wait::{SOON, eventually};
 pub struct Redis {
     process: Mutex<Supervised>,
     folder: Folder,
+    /// What it was started with beyond what all are.
+    arguments: Vec<String>,
     /// Its port on 127.0.0.1.
     pub port: u16,
     /// As which user the tests talk to it, if not as the default one.
@@ -69,48 +71,45 @@ impl Redis {
     /// `None`: it ended at once, because somebody else took the port.
     fn start_on(port: u16, arguments: &[&str], password: Option<String>) -> Option<Redis> {
         let folder = Folder::new("redis");
-        let mut command = Command::new("redis-server");
-        command
-            .args([
-                "--port",
-                &port.to_string(),
-                "--bind",
-                "127.0.0.1",
-                "--save",
-                "",
-                "--appendonly",
-                "no",
-            ])
-            .args(["--dir".as_ref(), folder.path().as_os_str()])
-            .args([
-                "--unixsocket".as_ref(),
-                folder.path().join("redis.sock").as_os_str(),
-            ])
-            .args(arguments)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null());
-        let process = Mutex::new(Supervised::spawn(&mut command, &folder));
+        let arguments: Vec<String> = arguments.iter().map(|a| (*a).to_owned()).collect();
         let redis = Redis {
-            process,
+            process: Mutex::new(spawn(port, &folder, &arguments)),
             folder,
+            arguments,
             port,
             password,
         };
-        let started = eventually(SOON, "redis-server answers or ends", || {
-            if redis.process.lock().unwrap().ended().is_some() {
+        redis.is_up().then_some(redis)
+    }
+
+    /// Starts it again after [`Redis::kill`], with what it had on disk.
+    pub fn revive(&self) {
+        eventually(SOON, "redis-server starts on its old port", || {
+            *self.process.lock().unwrap() = spawn(self.port, &self.folder, &self.arguments);
+            self.is_up().then_some(())
+        });
+        eventually(SOON, "redis-server has read what it had on disk", || {
+            let mut connection = self.try_connection().ok()?;
+            let answer: ::redis::RedisResult<String> = ::redis::cmd("PING").query(&mut connection);
+            answer.ok()
+        });
+    }
+
+    /// Waits until it answers; `false`: it has ended instead.
+    fn is_up(&self) -> bool {
+        eventually(SOON, "redis-server answers or ends", || {
+            if self.process.lock().unwrap().ended().is_some() {
                 return Some(false);
             }
             // Whoever answers must be ours, not somebody else on that port.
-            let answer: Result<Vec<String>, _> = redis
+            let answer: Result<Vec<String>, _> = self
                 .try_connection()
                 .and_then(|mut c| ::redis::cmd("CONFIG").arg("GET").arg("dir").query(&mut c));
-            let ours = redis.folder.path().canonicalize().ok()?;
+            let ours = self.folder.path().canonicalize().ok()?;
             answer
                 .ok()
                 .map(|pair| pair.get(1).map(PathBuf::from) == Some(ours))
-        });
-        started.then_some(redis)
+        })
     }
 
     fn try_connection(&self) -> ::redis::RedisResult<::redis::Connection> {
@@ -182,6 +181,11 @@ impl Redis {
         process.wait(SOON);
     }
 
+    /// A team's balance, as it stands in its key.
+    pub fn balance(&self, team: &str) -> String {
+        self.run(&["GET", &format!("credits:{{{team}}}")])
+    }
+
     /// The events of this team on the refusals stream, oldest first.
     pub fn refusals(&self, team: &str) -> Vec<std::collections::HashMap<String, String>> {
         type Entry = (String, std::collections::HashMap<String, String>);
@@ -195,6 +199,25 @@ impl Redis {
             .filter(of_team)
             .collect()
     }
+}
+
+/// The program itself.
+fn spawn(port: u16, folder: &Folder, arguments: &[String]) -> Supervised {
+    let port = port.to_string();
+    let mut command = Command::new("redis-server");
+    command
+        .args(["--port", &port, "--bind", "127.0.0.1"])
+        .args(["--save", "", "--appendonly", "no"])
+        .args(["--dir".as_ref(), folder.path().as_os_str()])
+        .args([
+            "--unixsocket".as_ref(),
+            folder.path().join("redis.sock").as_os_str(),
+        ])
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    Supervised::spawn(&mut command, folder)
 }
 
 /// The lower-case hex SHA-256 of an API key.
