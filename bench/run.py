@@ -103,9 +103,8 @@ def cells(options):
 
 
 def planned_bursts(options):
-    refusing = (gateways.NGINX_LUA, gateways.TOLLGATE)
     return [(name, cell) for cell in cells(options) for name in options.gateways
-            if cell[0] == gateways.ADMITTED or name in refusing]
+            if cell[0] == gateways.ADMITTED or name in gateways.REFUSING]
 
 
 def split_cpus(unpinned):

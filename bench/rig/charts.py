@@ -8,10 +8,13 @@ from html import escape
 from math import log10
 
 from rig import stats
-from rig.gateways import ADMITTED, ALL, BARE_PINGORA, BARE_UPSTREAM, NGINX_LUA, REFUSED, TOLLGATE
+from rig.gateways import (
+    ADMITTED, ALL, BARE_PINGORA, BARE_UPSTREAM, NGINX_LUA, REFUSED, TOLLGATE, TOLLGATE_HOLD, TOLLGATE_RUNS,
+)
 
 # Told apart by people who see colours differently, too (Okabe and Ito).
-COLOURS = {BARE_UPSTREAM: "#999999", BARE_PINGORA: "#56b4e9", TOLLGATE: "#d55e00", NGINX_LUA: "#009e73"}
+COLOURS = {BARE_UPSTREAM: "#999999", BARE_PINGORA: "#56b4e9", TOLLGATE: "#d55e00",
+           TOLLGATE_HOLD: "#cc79a7", TOLLGATE_RUNS: "#e69f00", NGINX_LUA: "#009e73"}
 WIDTH, PANEL_HEIGHT, LEFT, RIGHT, TOP, GAP = 860, 230, 76, 16, 64, 56
 BAR_SHARE = 0.8  # of a group's width
 
@@ -91,7 +94,7 @@ def _chart(title, connections_list, cell, scale_kind):
 
 def _legend(gateways):
     for index, gateway in enumerate(name for name in ALL if name in gateways):
-        x = LEFT + index * 150
+        x = LEFT + index * 128
         yield f'<rect x="{x}" y="34" width="12" height="12" fill="{COLOURS[gateway]}"/>'
         yield f'<text x="{x + 18}" y="44">{escape(gateway)}</text>'
 

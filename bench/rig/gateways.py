@@ -1,4 +1,4 @@
-"""The four things that are compared, each on one thread, and what they share.
+"""The things that are compared, each on one thread, and what they share.
 
 All gateways forward to the same upstream and read balances from the same Redis.
 """
@@ -18,12 +18,15 @@ from rig.processes import Program, RigError, free_ports
 PATH = "/api/v1/agent/tasks"
 ADMITTED, REFUSED = "admitted", "refused"
 TEAMS = {ADMITTED: "acme", REFUSED: "broke"}
-BALANCES = {"acme": "1000000", "broke": "0"}
+# Enough for every hold that a run of the load test can have at once.
+BALANCES = {"acme": "1000000000", "broke": "0"}
 STATUSES = {ADMITTED: 200, REFUSED: 403}
 
 BARE_UPSTREAM, BARE_PINGORA = "bare-upstream", "bare-pingora"
 NGINX_LUA, TOLLGATE = "nginx-lua", "tollgate"
-ALL = (BARE_UPSTREAM, BARE_PINGORA, TOLLGATE, NGINX_LUA)
+TOLLGATE_HOLD, TOLLGATE_RUNS = "tollgate-hold", "tollgate-runs"
+ALL = (BARE_UPSTREAM, BARE_PINGORA, TOLLGATE, TOLLGATE_HOLD, TOLLGATE_RUNS, NGINX_LUA)
+REFUSING = (TOLLGATE, TOLLGATE_HOLD, NGINX_LUA)
 
 # Long, for every gateway alike: a machine that stalls for 50 ms is not an
 # outage of Redis, and must not count as wrong answers.
@@ -45,6 +48,15 @@ identity:
 routes:
   - start: POST {path}
 log: {{access: off}}
+"""
+# Every start sets a credit aside for two seconds: a team with as many live holds
+# as starts come in that time, and as many that expire as are made.
+HOLD_MODE = """\
+admission: {mode: hold, hold: 1, hold_for: 2s}
+"""
+# The same, and the run's id is read from each answer and bound to the hold.
+HOLD_MODE_WITH_RUNS = """\
+admission: {mode: hold, hold: 1, hold_for: 2s, run_id: /run_id}
 """
 
 # What a refusal must say: nginx and tollgate must not differ in what they send.
@@ -102,7 +114,9 @@ class Bench:
             BARE_UPSTREAM: lambda: Gateway(BARE_UPSTREAM, self.upstream, (ADMITTED,)),
             BARE_PINGORA: self._bare_pingora,
             NGINX_LUA: self._nginx_lua,
-            TOLLGATE: self._tollgate,
+            TOLLGATE: lambda: self._tollgate(TOLLGATE),
+            TOLLGATE_HOLD: lambda: self._tollgate(TOLLGATE_HOLD, HOLD_MODE),
+            TOLLGATE_RUNS: lambda: self._tollgate(TOLLGATE_RUNS, HOLD_MODE_WITH_RUNS),
         }
         self.gateways = [starters[name]() for name in ALL if name in names]
 
@@ -137,18 +151,18 @@ class Bench:
         )
         return Gateway(BARE_PINGORA, program, (ADMITTED,))
 
-    def _tollgate(self):
+    def _tollgate(self, name, mode=""):
         port, admin_port = free_ports(2)
-        config = self._programs.folder / "tollgate.yaml"
+        config = self._programs.folder / f"{name}.yaml"
         config.write_text(TOLLGATE_CONFIG.format(
             port=port, admin_port=admin_port, upstream_port=self.upstream.port,
             redis_port=self.redis.port, deadline_ms=DEADLINE_MS, path=PATH,
-        ))
+        ) + mode)
         program = self._programs.start(
-            TOLLGATE, [self._built("tollgate"), "run", "--config", config],
+            name, [self._built("tollgate"), "run", "--config", config],
             port, self._gateway_cpus, signal.SIGINT,
         )
-        return Gateway(TOLLGATE, program, (ADMITTED, REFUSED))
+        return Gateway(name, program, (ADMITTED, REFUSED) if name in REFUSING else (ADMITTED,))
 
     def _nginx_lua(self):
         (port,) = free_ports(1)

@@ -9,7 +9,7 @@ the truth than the mean.
 import statistics
 from dataclasses import dataclass
 
-from rig.gateways import ADMITTED, BARE_PINGORA, NGINX_LUA, REFUSED, TOLLGATE
+from rig.gateways import ADMITTED, BARE_PINGORA, NGINX_LUA, REFUSED, TOLLGATE, TOLLGATE_HOLD, TOLLGATE_RUNS
 
 # Above this spread (quartiles apart, over the median) of the yardstick's CPU
 # time per request, the machine was too busy for a verdict.
@@ -18,8 +18,12 @@ TOO_NOISY = 0.15
 TOO_BUSY = 0.10
 TARGET_CONNECTIONS = 64
 RATIO_FIGURES = ("gateway_cpu_us", "redis_cpu_us", "requests_per_second", "p50_us", "p99_us")
-# What is shipped at most: (outcome, measured against, ratio of CPU per request).
-TARGETS = ((ADMITTED, BARE_PINGORA, 1.25), (REFUSED, NGINX_LUA, 0.80))
+# What is shipped at most: (outcome, what, measured against, ratio of CPU per request).
+TARGETS = (
+    (ADMITTED, TOLLGATE, BARE_PINGORA, 1.25),
+    (REFUSED, TOLLGATE, NGINX_LUA, 0.80),
+    (ADMITTED, TOLLGATE_HOLD, TOLLGATE, 1.30),
+)
 
 
 @dataclass
@@ -55,9 +59,9 @@ def figure(samples, gateway, outcome, connections, name):
     return summary(getattr(s, name) for s in cell) if cell else None
 
 
-def ratio(samples, yardstick, outcome, connections, name, yardstick_outcome=None):
-    """tollgate over the yardstick, pair by pair; None where either is missing."""
-    ours = {s.round: getattr(s, name) for s in of(samples, TOLLGATE, outcome, connections)}
+def ratio(samples, what, yardstick, outcome, connections, name, yardstick_outcome=None):
+    """One over the other, pair by pair; None where either is missing."""
+    ours = {s.round: getattr(s, name) for s in of(samples, what, outcome, connections)}
     theirs = {s.round: getattr(s, name)
               for s in of(samples, yardstick, yardstick_outcome or outcome, connections)}
     pairs = [ours[r] / theirs[r] for r in sorted(ours.keys() & theirs.keys()) if theirs[r]]
@@ -67,26 +71,29 @@ def ratio(samples, yardstick, outcome, connections, name, yardstick_outcome=None
 def ratios(samples, connections_list):
     """Every ratio that is reported: (words, connections, {figure: Summary})."""
     comparisons = (
-        ("admitted: tollgate / bare-pingora", ADMITTED, BARE_PINGORA, ADMITTED),
-        ("admitted: tollgate / nginx-lua", ADMITTED, NGINX_LUA, ADMITTED),
-        ("refused: tollgate / nginx-lua", REFUSED, NGINX_LUA, REFUSED),
-        ("tollgate refused / bare-pingora admitted", REFUSED, BARE_PINGORA, ADMITTED),
+        ("admitted: tollgate / bare-pingora", TOLLGATE, ADMITTED, BARE_PINGORA, ADMITTED),
+        ("admitted: tollgate / nginx-lua", TOLLGATE, ADMITTED, NGINX_LUA, ADMITTED),
+        ("admitted: tollgate-hold / tollgate", TOLLGATE_HOLD, ADMITTED, TOLLGATE, ADMITTED),
+        ("admitted: tollgate-runs / tollgate", TOLLGATE_RUNS, ADMITTED, TOLLGATE, ADMITTED),
+        ("refused: tollgate / nginx-lua", TOLLGATE, REFUSED, NGINX_LUA, REFUSED),
+        ("refused: tollgate-hold / tollgate", TOLLGATE_HOLD, REFUSED, TOLLGATE, REFUSED),
+        ("tollgate refused / bare-pingora admitted", TOLLGATE, REFUSED, BARE_PINGORA, ADMITTED),
     )
-    for words, outcome, yardstick, yardstick_outcome in comparisons:
+    for words, what, outcome, yardstick, yardstick_outcome in comparisons:
         for connections in connections_list:
-            found = {name: ratio(samples, yardstick, outcome, connections, name, yardstick_outcome)
+            found = {name: ratio(samples, what, yardstick, outcome, connections, name, yardstick_outcome)
                      for name in RATIO_FIGURES
                      # Bare Pingora asks Redis nothing: there is nothing to divide by.
-                     if name != "redis_cpu_us" or yardstick == NGINX_LUA}
+                     if name != "redis_cpu_us" or yardstick != BARE_PINGORA}
             if found["gateway_cpu_us"]:
                 yield words, connections, found
 
 
 def verdicts(samples, cpu_elsewhere):
     """One sentence per target; cpu_elsewhere is the share of the CPUs that others had."""
-    for outcome, yardstick, limit in TARGETS:
-        what = f"{outcome}, {TARGET_CONNECTIONS} connections, CPU per request, tollgate/{yardstick}"
-        found = ratio(samples, yardstick, outcome, TARGET_CONNECTIONS, "gateway_cpu_us")
+    for outcome, ours, yardstick, limit in TARGETS:
+        what = f"{outcome}, {TARGET_CONNECTIONS} connections, CPU per request, {ours}/{yardstick}"
+        found = ratio(samples, ours, yardstick, outcome, TARGET_CONNECTIONS, "gateway_cpu_us")
         if not found:
             yield f"not measured: {what}"
             continue
