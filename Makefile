@@ -10,10 +10,10 @@ ARGS ?=
 # The configuration files that are shipped; all of them must be valid.
 CONFIGS := $(wildcard config/*.yaml)
 
-.PHONY: help demo test check bench docs setup fmt lint rustdoc deps advisories configs
+.PHONY: help demo test interleavings soak check bench docs setup fmt lint rustdoc deps advisories configs
 
 help: ## This list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 
 # The dev profile, so that `make demo` and `make test` share one build.
 demo: ## Run the gateway in front of a stand-in task API; shows a start admitted and one refused
@@ -23,6 +23,21 @@ demo: ## Run the gateway in front of a stand-in task API; shows a start admitted
 test: ## Run every test (starts its own redis-server, and a Python client in target/venv)
 	@scripts/setup rust cc cmake redis-server python3 python3-venv
 	cargo test --locked
+
+interleavings: ## Try the locks in every order that a scheduler can think of (shuttle)
+	@scripts/setup rust cc cmake
+	cargo test --locked --features shuttle --test interleavings
+
+# SOAK_STEPS=n, SOAK_REDIS_STEPS=n, SOAK_SEED=n; HOLDS_…: see tests/README.md
+SOAK_STEPS ?= 1000000
+SOAK_REDIS_STEPS ?= 100000
+SOAK_SEED ?= $(shell date +%s)
+soak: ## The long form of the tests that are about chance: a million steps of histories, starts at once, programs killed
+	@scripts/setup rust cc cmake redis-server
+	TOLLGATE_SOAK_STEPS=$(SOAK_STEPS) TOLLGATE_SOAK_REDIS_STEPS=$(SOAK_REDIS_STEPS) TOLLGATE_SOAK_SEED=$(SOAK_SEED) \
+	    cargo test --locked --test ledger match_the_model -- --nocapture
+	HOLDS_STARTS=$${HOLDS_STARTS:-10000} HOLDS_ROUNDS=$${HOLDS_ROUNDS:-20} HOLDS_KILLS=$${HOLDS_KILLS:-60} \
+	    cargo test --locked --test blackbox -- --test-threads=1 holds_exact holds_kill
 
 check: fmt lint rustdoc deps advisories configs ## Formatting, lints, rustdoc, dependencies, shipped configurations
 
@@ -51,11 +66,12 @@ configs: ## Validate every shipped configuration file
 	cargo run --locked --quiet -- check $(CONFIGS)
 
 # QUICK=1, ROUNDS=n, SECONDS_EACH=n: see bench/README.md
-bench: ## Load test: tollgate, bare Pingora, nginx with Lua, and no proxy at all (QUICK=1 for a short one)
+bench: ## Load test: tollgate, bare Pingora, nginx with Lua, no proxy at all, and Redis alone with holds (QUICK=1 for a short one)
 	@scripts/setup rust cc cmake python3 redis-server nginx nginx-lua nginx-lua-redis wrk
 	cargo build --locked --release --bin tollgate --example bare_proxy
 	python3 bench/run.py $(if $(QUICK),--quick) $(if $(ROUNDS),--rounds $(ROUNDS)) \
 	    $(if $(SECONDS_EACH),--seconds $(SECONDS_EACH)) $(ARGS)
+	python3 bench/holds.py $(if $(QUICK),--rounds 3)
 
 docs: ## Build the API documentation
 	@scripts/setup rust cc cmake
