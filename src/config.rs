@@ -19,9 +19,11 @@ pub mod routes;
 pub mod schema;
 pub mod server;
 mod shape;
+pub mod tokens;
 pub mod upstream;
 pub mod values;
 mod walk;
+pub mod webhooks;
 mod yaml;
 
 use std::collections::BTreeMap;
@@ -34,9 +36,15 @@ use values::{Cidr, HeaderField, HeaderText, Origin, Span, Url};
 
 pub use admission::{Admission, Hold, HoldHeader, Idempotency, Mode, OnOutage};
 pub use balances::{Balances, Missing, Redis, Sentinel, Statement, WhenFull, Writer};
+pub use fill::read_bounded;
 pub use routes::{Route, RouteKind, Trigger};
-pub use server::{Admin, Limits, Server, ServerTls, Shutdown};
+pub use server::{Admin, ClientAuth, Limits, Server, ServerTls, Shutdown};
+pub use tokens::{CertificateField, JwtIdentity, MtlsIdentity};
 pub use upstream::{Dns, HealthCheck, Upstream, UpstreamTls};
+pub use webhooks::{
+    Otherwise, RefuseWith, TeamFrom, TriggerFrom, Webhook, WebhookKind, WorkspaceToken,
+    WorkspaceTokens,
+};
 
 /// The whole configuration.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
@@ -51,7 +59,10 @@ pub struct Config {
     /// How a start is decided.
     #[serde(default)]
     pub admission: Admission,
-    /// Who pays: tried in order, the first that applies decides.
+    /// Who pays: tried in order, the first that applies decides. May be left
+    /// out where every start route says so itself (`webhook`, `team_from`
+    /// without `else`).
+    #[serde(default)]
     pub identity: Vec<Identity>,
     /// The requests that start runs, and in hold mode those that tell of them
     /// later; everything else passes.
@@ -66,6 +77,10 @@ pub struct Config {
     /// `tollgate:events`. No effect in lookup mode.
     #[serde(default)]
     pub events: EventStream,
+    /// HTTPS requests that the gateway makes itself: notices to Slack and
+    /// Linear, keys of token issuers.
+    #[serde(default)]
+    pub egress: Egress,
     /// Logs.
     #[serde(default)]
     pub log: Log,
@@ -89,6 +104,10 @@ pub enum Identity {
     ApiKey(ApiKeyIdentity),
     /// A header that your own auth proxy sets.
     Header(HeaderIdentity),
+    /// A JSON Web Token as bearer token.
+    Jwt(JwtIdentity),
+    /// A TLS client certificate, where the listener asks for one.
+    Mtls(MtlsIdentity),
 }
 
 /// The bearer token, looked up in Redis.
@@ -177,6 +196,19 @@ impl Default for EventStream {
             queue: values::at_least_one(10_000),
         }
     }
+}
+
+/// HTTPS requests that the gateway makes itself.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(deny_unknown_fields, default)]
+pub struct Egress {
+    /// The HTTP proxy that they go through. Left out: none, whatever the
+    /// environment says.
+    pub proxy: Option<Url>,
+    /// The certificate authorities (PEM file) that are believed beside the
+    /// system's.
+    #[schemars(extend("format" = "path"))]
+    pub ca: Option<std::path::PathBuf>,
 }
 
 /// Logs.

@@ -23,8 +23,10 @@ use std::path::{Path, PathBuf};
 use proptest::prelude::*;
 use serde_json::Value;
 use tollgate::config::load::{Mistake, load, load_str};
+use tollgate::config::values::Span;
 use tollgate::config::{
-    Admission, Config, Hold, Identity, Mode, Route, RouteKind, Statement, reference, schema,
+    Admission, Config, Hold, Identity, Mode, RefuseWith, Route, RouteKind, Statement, Trigger,
+    check::needs_restart, reference, schema,
 };
 
 const EXPECT: &str = "# expect: ";
@@ -204,6 +206,149 @@ fn the_reference_configuration_shows_hold_mode_as_it_loads() {
     assert_eq!(tells.count(), 2);
 }
 
+/// A file with these blocks in it that are commented out: the line that begins
+/// so, and those after it that belong to it.
+fn with_blocks(file: &str, blocks: &[&str]) -> String {
+    let text = fs::read_to_string(file).unwrap();
+    let mut missing = blocks.to_vec();
+    let mut within = false;
+    let mut whole = String::new();
+    for line in text.lines() {
+        let begins = missing.iter().position(|start| line.starts_with(start));
+        within =
+            begins.map(|at| missing.remove(at)).is_some() || within && line.starts_with("  #   ");
+        let marks = if within { 1 } else { 0 };
+        whole += &line.replacen("# ", "", marks);
+        whole += "\n";
+    }
+    assert!(missing.is_empty(), "{missing:?}");
+    whole
+}
+
+/// Secrets of Slack and Linear, and nothing else.
+fn integration_secrets(name: &str) -> Option<String> {
+    let is_theirs = name.starts_with("SLACK_") || name.starts_with("LINEAR_");
+    is_theirs.then(|| "hunter2".to_owned())
+}
+
+/// What needs a secret or another host is commented out in the reference; it
+/// must be true all the same.
+#[test]
+fn the_reference_configuration_shows_integrations_as_they_load() {
+    let blocks = [
+        "  # trigger_from:",
+        "  # - jwt:",
+        "  # - start: POST /integrations/slack",
+        "  # - start: POST /integrations/linear",
+    ];
+    let text = with_blocks("config/tollgate.yaml", &blocks);
+    let config = load_str("config/tollgate.yaml", &text, &integration_secrets)
+        .unwrap_or_else(|mistakes| panic!("{mistakes:?}"));
+    assert!(!format!("{config:?}").contains("hunter2"));
+    let Some(Identity::Jwt(jwt)) = config.identity.last() else {
+        panic!("{:?}", config.identity)
+    };
+    assert_eq!(jwt.principal_claim, "sub");
+    assert_eq!(
+        (jwt.leeway, jwt.refresh),
+        (Span::from_secs(60), Span::from_secs(300))
+    );
+    assert_eq!(config.admission.trigger_from.unwrap().map.len(), 3);
+    let triggers = config.routes.iter().map(Route::trigger);
+    let triggers: Vec<Trigger> = triggers.collect();
+    assert!(
+        triggers.ends_with(&[Trigger::Webhook, Trigger::Slack, Trigger::Linear]),
+        "{triggers:?}"
+    );
+}
+
+/// Its routes of Slack and Linear are commented out, because no secret may be
+/// shipped.
+#[test]
+fn the_example_of_integrations_is_whole_once_the_secrets_are_there() {
+    let file = "config/integrations.yaml";
+    let whole = with_blocks(
+        file,
+        &[
+            "  # - start: POST /integrations/slack",
+            "  # - start: POST /integrations/linear",
+        ],
+    );
+    let mistakes = load_str(file, &whole, &|_| None).unwrap_err();
+    let is_not_set = |mistake: &Mistake| mistake.message.contains("is not set");
+    assert_eq!(mistakes.len(), 4, "{mistakes:?}");
+    assert!(mistakes.iter().all(is_not_set), "{mistakes:?}");
+    let config = load_str(file, &whole, &integration_secrets).unwrap();
+    let routes = || config.routes.iter();
+    let hooks: Vec<&Route> = routes().filter(|route| route.webhook.is_some()).collect();
+    assert_eq!(hooks.len(), 2);
+    let is_message = |route: &&Route| route.refuse_with == Some(RefuseWith::Message);
+    assert!(hooks.iter().all(is_message));
+    assert_eq!(
+        routes().filter(|route| route.team_from.is_some()).count(),
+        4
+    );
+}
+
+#[test]
+fn one_value_stands_for_a_list_of_one() {
+    let load = |webhook: &str, audience: &str| {
+        let text = fs::read_to_string("config/integrations.yaml").unwrap();
+        let text = text.replace("audience: tasks", &format!("audience: {audience}")) + "log: {}\n";
+        let route = format!(
+            "routes:\n  - start: POST /hook\n    webhook: {{kind: slack, {webhook}, teams: {{T1: acme}}}}\n    refuse_with: problem\n"
+        );
+        load_str("x.yaml", &text.replace("routes:\n", &route), &env)
+            .unwrap_or_else(|mistakes| panic!("{mistakes:?}"))
+    };
+    let one = load("secret: one", "tasks");
+    let list = load("secret: [one]", "[tasks]");
+    let more = load(
+        "secret: [two, \"${TOLLGATE_TEST_SECRET}\"]",
+        "[tasks, runs]",
+    );
+    let secrets = |config: &Config| {
+        let webhook = config.routes[0].webhook.clone().unwrap();
+        let secrets = webhook.secret.as_slice().iter();
+        secrets
+            .map(|secret| secret.expose().to_owned())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(secrets(&one), ["one"]);
+    assert_eq!(secrets(&one), secrets(&list));
+    assert_eq!(secrets(&more), ["two", "hunter2"]);
+    assert!(!format!("{more:?}").contains("hunter2"));
+    let audience = |config: &Config| match &config.identity[1] {
+        Identity::Jwt(jwt) => jwt.audience.as_slice().len(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(
+        (audience(&one), audience(&list), audience(&more)),
+        (1, 1, 2)
+    );
+    assert!(needs_restart(&one, &more).is_empty());
+}
+
+#[test]
+fn the_token_of_a_path_is_a_secret_whatever_is_listed() {
+    let route = |more: &str| {
+        let text = fs::read_to_string("config/integrations.yaml").unwrap();
+        let route = format!(
+            "routes:\n  - start: POST /hooks/{{uid}}/{{key}}/{{token}}\n    team_from: {{path: uid, team_key: \"hook:<uid>\", token: key}}\n{more}"
+        );
+        load_str("x.yaml", &text.replace("routes:\n", &route), &env)
+            .unwrap()
+            .routes
+            .remove(0)
+    };
+    assert_eq!(route("").secrets(), ["key", "token"]);
+    assert_eq!(route("    secret_in_path: []\n").secrets(), ["key"]);
+    assert_eq!(
+        route("    secret_in_path: [token, key]\n").secrets(),
+        ["key", "token"]
+    );
+}
+
 #[test]
 fn the_example_of_hold_mode_knows_every_way_to_end_and_to_watch_a_run() {
     let config = load(Path::new("config/hold.yaml")).unwrap();
@@ -351,6 +496,16 @@ fn certificates_are_read_and_must_go_together() {
     };
     let config = with("a.pem", "a.key", "b.pem").unwrap();
     assert_eq!(config.server.tls.unwrap().cert, folder.path("a.pem"));
+    let text = fs::read_to_string(folder.path("x.yaml")).unwrap();
+    let alone = text.replace("client_ca: b.pem", "client_auth: required");
+    let file = folder.path("x.yaml").display().to_string();
+    let mistakes = load_str(&file, &alone, &env).unwrap_err();
+    assert!(
+        without_file(&mistakes).starts_with("4:62: `client_auth` needs `client_ca`"),
+        "{mistakes:?}"
+    );
+    let neither = text.replace(", client_ca: b.pem", "");
+    assert!(load_str(&file, &neither, &env).is_ok());
     for (cert, key, ca, expected) in [
         (
             "a.pem",
@@ -481,10 +636,7 @@ fn the_schema_says_its_draft_and_asks_for_what_is_required() {
         .iter()
         .filter_map(Value::as_str)
         .collect();
-    assert_eq!(
-        required,
-        ["server", "upstream", "balances", "identity", "routes"]
-    );
+    assert_eq!(required, ["server", "upstream", "balances", "routes"]);
 }
 
 fn collect_keys(schema: &Value, keys: &mut Vec<(String, Value)>) {
@@ -538,6 +690,7 @@ proptest! {
         file in prop::sample::select(vec![
             include_str!("../config/tollgate.yaml"),
             include_str!("../config/hold.yaml"),
+            include_str!("../config/integrations.yaml"),
         ]),
         changes in prop::collection::vec((any::<prop::sample::Index>(), 0_usize..12, fragment()), 1..6),
     ) {
@@ -599,4 +752,28 @@ impl Drop for TempFolder {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0);
     }
+}
+
+#[test]
+fn nobody_has_to_be_asked_where_every_route_says_who_pays() {
+    let yaml = "\
+server: {listen: [\"127.0.0.1:0\"]}
+upstream: {addresses: [\"127.0.0.1:9000\"]}
+balances: {redis: {url: \"redis://127.0.0.1:6379\"}}
+routes:
+  - start: POST /slack
+    webhook: {kind: slack, secret: a-secret, teams: {T0: acme}}
+    refuse_with: message
+  - start: POST /w/{uid}
+    team_from: {path: uid, team_key: \"webhook:<uid>\"}
+";
+    let load = |text: &str| load_str("file.yaml", text, &|_| None);
+    assert!(load(yaml).is_ok());
+    let asks = yaml.replace("webhook:<uid>\"}", "webhook:<uid>\", else: identity}");
+    assert_ne!(asks, yaml);
+    let mistakes = format!("{:?}", load(&asks).unwrap_err());
+    assert!(
+        mistakes.contains("`routes[1].start` asks `identity`"),
+        "{mistakes}"
+    );
 }

@@ -4,6 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::values::{Cidr, HeaderField, HoldAmount, JsonPointer, Span, Statuses};
+use super::webhooks::TriggerFrom;
 use crate::billing::admission;
 
 /// How a start is decided.
@@ -32,8 +33,11 @@ pub struct Admission {
     /// Hold mode: whether the upstream deduplicates by `Idempotency-Key`. No
     /// effect in lookup mode.
     pub idempotency: Idempotency,
-    /// Hold mode: how long the ends of holds, and the ids of charges and
-    /// replays, are remembered; from 1h to 2160h (90 days).
+    /// What set a run off, where a header says so: the scheduler's, say. For
+    /// routes that name none.
+    pub trigger_from: Option<TriggerFrom>,
+    /// How long deliveries that may come again are remembered and, in hold
+    /// mode, the ends of holds, and the ids of charges and replays; from 1h to 2160h (90 days).
     pub remember: Span,
 }
 
@@ -48,6 +52,7 @@ impl Default for Admission {
             release_on: vec![Statuses::CLIENT_ERRORS],
             run_id: None,
             idempotency: Idempotency::default(),
+            trigger_from: None,
             remember: Span::from_secs(24 * 60 * 60),
         }
     }

@@ -5,14 +5,20 @@
 //! socket; certificate files are read.
 
 mod answers;
+mod egress;
 mod files;
 mod holds;
 mod identity;
+mod jwks;
 mod ledger;
 mod redis;
 mod routes;
 mod server;
+mod team_from;
+mod tokens;
+mod trigger_from;
 mod upstream;
+mod webhooks;
 
 pub use super::reload::needs_restart;
 
@@ -43,6 +49,8 @@ pub enum Side {
     Key,
     /// Its value.
     Value,
+    /// Its name, where it is written: that its default holds is no mistake.
+    Written,
 }
 
 /// Checks what must hold between keys. Empty: all of it does.
@@ -54,7 +62,12 @@ pub fn check(config: &Config) -> Vec<Finding> {
     ledger::check(config, &mut report);
     holds::check(config, &mut report);
     identity::check(config, &mut report);
+    tokens::check(config, &mut report);
     routes::check(&config.routes, &mut report);
+    webhooks::check(config, &mut report);
+    team_from::check(config, &mut report);
+    trigger_from::check(config, &mut report);
+    egress::check(&config.egress, &mut report);
     answers::check(&config.problem, &mut report);
     report.findings
 }
@@ -69,6 +82,11 @@ impl Report {
     /// Points at a key's name: something about it being there, or not.
     fn key(&mut self, at: &str, about: &[&str], message: impl Into<String>) {
         self.push(at, Side::Key, about, message.into());
+    }
+
+    /// Points at the name of a key that has no effect, if it is written.
+    fn idle(&mut self, at: &str, about: &[&str], message: impl Into<String>) {
+        self.push(at, Side::Written, about, message.into());
     }
 
     /// Points at a key's value.
@@ -114,6 +132,13 @@ impl Report {
         if list.is_empty() {
             self.value(at, format!("`{at}` is empty: {advice}"));
         }
+    }
+}
+
+/// Points at a key that looks something up in Redis, where there is none.
+fn needs_redis(at: &str, config: &Config, message: &str, report: &mut Report) {
+    if config.balances.memory.is_some() && config.balances.redis.is_none() {
+        report.key(at, &[at, "balances.memory", "balances.redis"], message);
     }
 }
 

@@ -153,6 +153,9 @@ fn locate(finding: check::Finding, walked: &Walked) -> Option<Fault> {
     if finding.about.iter().any(mended) {
         return None;
     }
+    if finding.side == check::Side::Written && !walked.spots.contains_key(&finding.at) {
+        return None;
+    }
     // A key that was left out has no place: another one of the rule, or the
     // block it would be in.
     let written = std::iter::once(&finding.at)
@@ -161,7 +164,7 @@ fn locate(finding: check::Finding, walked: &Walked) -> Option<Fault> {
     let block = || enclosing(&finding.at).find_map(|path| walked.spots.get(path));
     let place = match (written, finding.side) {
         (Some(spot), check::Side::Value) => spot.value,
-        (Some(spot), check::Side::Key) => spot.key,
+        (Some(spot), check::Side::Key | check::Side::Written) => spot.key,
         (None, _) => block().map_or(Place::START, |spot| spot.key),
     };
     let shown = written.is_none_or(|spot| spot.shown == Shown::Yes);

@@ -72,7 +72,7 @@ fn section(page: &mut String, shape: &Shape, path: &str, description: &str) {
 /// The section of a field that holds blocks.
 fn nested(page: &mut String, field: &Field, path: &str) {
     match &field.shape {
-        shape @ (Shape::Block(_) | Shape::Kinds(_) | Shape::Either(..)) => {
+        shape if !shape.fields().is_empty() => {
             section(page, shape, path, &field.description);
         }
         Shape::List(item) if !item.fields().is_empty() => {

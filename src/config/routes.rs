@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::admission::{Hold, Idempotency, OnOutage};
 use super::pattern::{Segment, StartPattern};
 use super::values::{HeaderField, JsonPointer, Size, Span, Statuses};
+use super::webhooks::{RefuseWith, TeamFrom, TriggerFrom, Webhook};
 use crate::billing::trigger;
 
 /// Where the state of a run stands in an answer that shows it.
@@ -36,7 +37,7 @@ pub struct Route {
     /// the hold, any other extends it. No effect in lookup mode.
     pub watch: Option<StartPattern>,
     /// With `start`: what sets the run off, as events and metrics tell it.
-    #[schemars(extend("default" = "api"))]
+    /// Left out: `api`, and with `webhook` who delivers.
     pub trigger: Option<Trigger>,
     /// With `start`: as `admission.hold`, for this route.
     pub hold: Option<Hold>,
@@ -49,7 +50,9 @@ pub struct Route {
     /// With `start`, hold mode: the header of the upstream's answer that says
     /// what the run cost in all, which settles its hold. Left out: none does.
     pub settle_from: Option<HeaderField>,
-    /// With `start`: as `admission.idempotency`, for this route.
+    /// With `start`: as `admission.idempotency`, for this route. With `webhook`
+    /// a delivery that comes again shares the first one's hold whatever this
+    /// says: it is known by its event or delivery id.
     pub idempotency: Option<Idempotency>,
     /// With `watch`: where in the answer the run's state stands.
     #[schemars(extend("default" = STATE))]
@@ -59,14 +62,24 @@ pub struct Route {
     #[schemars(extend("default" = END_STATES))]
     pub end_states: Option<Vec<String>>,
     /// Parameters of the path that are secrets: they are never shown, logged or
-    /// written to events. Left out: those named `token` or `secret`.
+    /// written to events. Left out: those named `token` or `secret`. The one of
+    /// `team_from.token` always is.
     pub secret_in_path: Option<Vec<String>>,
     /// With `start`: as `admission.on_outage`, for this route.
     pub on_outage: Option<OnOutage>,
     /// With `start`: as `admission.enforce`, for this route.
     pub enforce: Option<bool>,
+    /// With `start`: the deliveries of an integration, signed by it: they say
+    /// who pays, and `identity` is not asked.
+    pub webhook: Option<Webhook>,
+    /// With `webhook`: what a refused delivery is answered with.
+    pub refuse_with: Option<RefuseWith>,
+    /// With `start`: the path says who pays.
+    pub team_from: Option<TeamFrom>,
+    /// With `start`: as `admission.trigger_from`, for this route.
+    pub trigger_from: Option<TriggerFrom>,
     /// With `start`: the largest body; a larger one is answered 413. Left out:
-    /// no bound.
+    /// no bound, and with `webhook` 1MiB.
     pub max_body: Option<Size>,
     /// With `start`: as `upstream.read_timeout`, for this route.
     pub read_timeout: Option<Span>,
@@ -112,7 +125,8 @@ impl Route {
     /// What sets the run off.
     #[must_use]
     pub fn trigger(&self) -> Trigger {
-        self.trigger.unwrap_or_default()
+        let delivered = self.webhook.as_ref().map(Webhook::trigger);
+        self.trigger.or(delivered).unwrap_or_default()
     }
 
     /// Where in a watched answer the run's state stands (RFC 6901).
@@ -130,19 +144,20 @@ impl Route {
         }
     }
 
-    /// The parameters of the path that are secrets.
+    /// The parameters of the path that are secrets: those that are said to be
+    /// or are called so, and whatever has to match for a team to be found.
     #[must_use]
     pub fn secrets(&self) -> Vec<&str> {
-        let by_default = |name: &&str| matches!(*name, "token" | "secret");
-        match &self.secret_in_path {
-            Some(names) => names.iter().map(String::as_str).collect(),
-            None => self
-                .kinds()
-                .flat_map(|(_, pattern)| pattern.segments())
-                .filter_map(Segment::name)
-                .filter(by_default)
-                .collect(),
-        }
+        let token = self.team_from.as_ref().and_then(|from| from.token.as_ref());
+        let is_secret = |name: &&str| match &self.secret_in_path {
+            Some(names) => names.iter().any(|secret| secret == name),
+            None => matches!(*name, "token" | "secret"),
+        };
+        self.kinds()
+            .flat_map(|(_, pattern)| pattern.segments())
+            .filter_map(Segment::name)
+            .filter(|name| is_secret(name) || token.is_some_and(|token| token == name))
+            .collect()
     }
 }
 

@@ -70,13 +70,16 @@ fn drop_null_here(object: &mut Map<String, Value>) {
     }
 }
 
-/// Lets `${…}` stand where a number or a truth value is asked for, so that an
-/// editor does not mark it.
+/// Lets `${…}` stand where a number, a truth value or a text of a certain form
+/// is asked for, so that an editor does not mark it.
 fn accept_substitutions(schema: &mut Value) {
     match schema {
         Value::Array(items) => items.iter_mut().for_each(accept_substitutions),
         Value::Object(object) => {
             object.values_mut().for_each(accept_substitutions);
+            if let Some(Value::String(pattern)) = object.get_mut("pattern") {
+                pattern.push_str(r"|\$\{");
+            }
             let scalar = object.get("type").and_then(Value::as_str);
             if !matches!(scalar, Some("integer" | "boolean")) {
                 return;
@@ -146,5 +149,26 @@ mod tests {
         let threads = at(&threads, "/$defs/Server/properties/threads");
         assert_eq!(at(threads, "/anyOf/0/type"), "integer");
         assert_eq!(at(threads, "/anyOf/1/type"), "string");
+    }
+
+    #[test]
+    fn a_text_of_a_certain_form_may_be_filled_in() {
+        fn patterns(schema: &Value, found: &mut Vec<String>) {
+            match schema {
+                Value::Array(items) => items.iter().for_each(|item| patterns(item, found)),
+                Value::Object(object) => {
+                    let pattern = object.get("pattern").and_then(Value::as_str);
+                    found.extend(pattern.map(str::to_owned));
+                    object.values().for_each(|value| patterns(value, found));
+                }
+                _ => {}
+            }
+        }
+        let mut found = Vec::new();
+        patterns(&schema(), &mut found);
+        assert!(found.len() > 20, "{found:?}");
+        for pattern in found {
+            assert!(pattern.ends_with(r"\$\{"), "{pattern}");
+        }
     }
 }

@@ -52,9 +52,23 @@ pub struct ServerTls {
     #[schemars(extend("format" = "path"))]
     pub key: PathBuf,
     /// PEM file with the CAs that client certificates must come from; when it
-    /// is given, a client certificate is required.
+    /// is given, clients are asked for one.
     #[schemars(extend("format" = "path"))]
     pub client_ca: Option<PathBuf>,
+    /// With `client_ca`: whether a client has to have a certificate.
+    #[serde(default)]
+    pub client_auth: ClientAuth,
+}
+
+/// Whether a client has to have a certificate.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub enum ClientAuth {
+    /// It does: without one there is no connection.
+    #[default]
+    Required,
+    /// It may come without; one that it shows has to be good.
+    Optional,
 }
 
 /// The admin listener.

@@ -8,11 +8,13 @@
 
 mod amounts;
 mod answer;
+mod lookup;
 mod net;
 mod text;
 
 pub use amounts::{CreditAmount, HoldAmount, Size, Span};
 pub use answer::{JsonPointer, Statuses};
+pub use lookup::{FileOrUrl, LookupKey, OneOrMore, Place, WorkspaceId};
 pub use net::{Cidr, ListenAddress, Origin, UpstreamAddress, Url};
 pub use text::{ApiKeyTemplate, HeaderField, HeaderText, KeyTemplate, Secret, TeamName};
 
@@ -116,7 +118,7 @@ impl FormEntry {
     }
 }
 
-static FORMS: [FormEntry; 18] = [
+static FORMS: [FormEntry; 21] = [
     FormEntry::of::<Span>(),
     FormEntry::of::<Size>(),
     FormEntry::of::<CreditAmount>(),
@@ -135,6 +137,9 @@ static FORMS: [FormEntry; 18] = [
     FormEntry::of::<StartPattern>(),
     FormEntry::of::<Statuses>(),
     FormEntry::of::<JsonPointer>(),
+    FormEntry::of::<LookupKey>(),
+    FormEntry::of::<WorkspaceId>(),
+    FormEntry::of::<FileOrUrl>(),
 ];
 
 /// The form that a schema's `format` names.

@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 
 use super::fill::{Filled, Origin, Sources};
 use super::shape::{Field, Presence, Shape};
-use super::values::{Form, FormEntry, HeaderField, Shown};
+use super::values::{FileOrUrl, Form, FormEntry, HeaderField, Shown};
 use super::yaml::{Content, Entry, Fault, Node, Place};
 use say::{empty, explain, missing, not_a_choice, not_an_integer, shorten, words, wrong_kind};
 use suggest::{nearest, owners};
@@ -98,7 +98,14 @@ impl Walker<'_> {
                 self.fault(key, empty(path, shape, &Presence::Required));
                 self.mend(shape, path)
             }
-            (Content::Mapping(_), Shape::Either(_, block)) => self.node(block, node, path, key),
+            (Content::Mapping(_), Shape::Either(_, block))
+                if !matches!(**block, Shape::List(_)) =>
+            {
+                self.node(block, node, path, key)
+            }
+            (Content::List(_), Shape::Either(_, list)) if matches!(**list, Shape::List(_)) => {
+                self.node(list, node, path, key)
+            }
             (Content::Scalar(_), Shape::Either(scalar, _)) => self.node(scalar, node, path, key),
             (Content::Mapping(entries), Shape::Block(fields)) => {
                 self.block(fields, entries, path, key)
@@ -244,6 +251,17 @@ impl Walker<'_> {
                 _ => entry.key.clone(),
             };
             let inner_path = join(path, &name);
+            if entry.key.contains("${") {
+                self.fault(
+                    entry.place,
+                    format!(
+                        "`{path}`: `{}` is not filled in, because it is a key and no value: write what it stands for",
+                        shorten(&entry.key)
+                    ),
+                );
+                self.out.mended.push(inner_path);
+                continue;
+            }
             if object.contains_key(&name) {
                 self.fault(
                     entry.place,
@@ -297,6 +315,9 @@ impl Walker<'_> {
         match shape {
             Shape::Formed(form) => {
                 (form.check)(text).map_err(|unfit| unfit.to_string())?;
+                if form.format == FileOrUrl::FORMAT && !text.starts_with("https://") {
+                    return Ok(Value::from(self.sources.resolve(text).to_string_lossy()));
+                }
                 Ok(Value::from(text))
             }
             Shape::Choice(choices) => match choices.iter().find(|choice| choice.word == text) {

@@ -1,7 +1,7 @@
 //! Who pays.
 
 use super::super::values::{HeaderField, Span};
-use super::super::{ApiKeyIdentity, Config, HeaderIdentity, Identity};
+use super::super::{ApiKeyIdentity, Config, HeaderIdentity, Identity, Route};
 use super::{Report, has_another_meaning};
 
 /// The longest time that what a key stands for may be remembered: a key that
@@ -9,8 +9,7 @@ use super::{Report, has_another_meaning};
 const KEY_CACHE_MAX: Span = Span::from_secs(2);
 
 pub fn check(config: &Config, report: &mut Report) {
-    let advice = "write at least one way to find out who pays, `header` or `api_key`";
-    report.not_empty("identity", &config.identity, advice);
+    somebody(config, report);
     let mut names: Vec<(String, &HeaderField)> = Vec::new();
     for (index, identity) in config.identity.iter().enumerate() {
         let header = match identity {
@@ -20,6 +19,7 @@ pub fn check(config: &Config, report: &mut Report) {
                 config,
                 report,
             ),
+            Identity::Jwt(_) | Identity::Mtls(_) => None,
             Identity::Header(header) => Some(self::header(
                 &format!("identity[{index}].header"),
                 header,
@@ -41,19 +41,38 @@ pub fn check(config: &Config, report: &mut Report) {
     }
 }
 
+/// A route that does not say itself who pays needs somebody to ask.
+fn somebody(config: &Config, report: &mut Report) {
+    let asks = |route: &Route| {
+        let by_path = route.team_from.as_ref();
+        let otherwise = by_path.is_none_or(|from| from.otherwise.is_some());
+        route.start.is_some() && route.webhook.is_none() && otherwise
+    };
+    if !config.identity.is_empty() {
+        return;
+    }
+    let Some(index) = config.routes.iter().position(asks) else {
+        return;
+    };
+    let at = format!("routes[{index}].start");
+    let message = format!(
+        "`{at}` asks `identity` who pays, and nobody is there: write at least one way to find out: `api_key`, `header`, `jwt` or `mtls`"
+    );
+    report.clash("identity", &at, message);
+}
+
 fn api_key<'a>(
     at: &str,
     api_key: &'a ApiKeyIdentity,
     config: &Config,
     report: &mut Report,
 ) -> Option<(String, &'a HeaderField)> {
-    if config.balances.memory.is_some() && config.balances.redis.is_none() {
-        report.key(
-            at,
-            &[at, "balances.memory", "balances.redis"],
-            "API keys are kept in Redis: write `balances.redis` instead of `balances.memory`, or identify by `header`",
-        );
-    }
+    super::needs_redis(
+        at,
+        config,
+        "API keys are kept in Redis: write `balances.redis` instead of `balances.memory`, or identify by `header`",
+        report,
+    );
     if api_key.cache > KEY_CACHE_MAX {
         let at = format!("{at}.cache");
         let message = format!(

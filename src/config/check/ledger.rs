@@ -66,11 +66,45 @@ fn own_keys(config: &Config, report: &mut Report) {
             keys.push((at, api_key.key.as_str(), "apikey:<sha256>"));
         }
     }
-    for (at, key, example) in keys {
+    for (index, route) in config.routes.iter().enumerate() {
+        let webhook = route.webhook.as_ref().and_then(|it| it.team_key.as_ref());
+        let path = route.team_from.as_ref().map(|it| &it.team_key);
+        let found = [
+            ("webhook", webhook, "slack:<workspace>"),
+            ("team_from", path, "webhook:<uid>"),
+        ];
+        let found = found.into_iter().filter_map(|(block, key, example)| {
+            let at = format!("routes[{index}].{block}.team_key");
+            Some((at, key?.as_str(), example))
+        });
+        keys.extend(found);
+    }
+    apart(&keys, report);
+    for (at, key, example) in &keys {
         if key.starts_with(OWN) {
             report.value(
-                &at,
+                at,
                 format!("`{at}` begins with {OWN}, where tollgate keeps what is its own: write another, such as {example}"),
+            );
+        }
+    }
+}
+
+/// What a request says may only ever complete keys that are there for it: it
+/// could name somebody's balance or key otherwise, and that be read as a team.
+fn apart(keys: &[(String, &str, &str)], report: &mut Report) {
+    let asked = |at: &str| at.ends_with(".team_key");
+    // Of those among our own, that is said already.
+    let to_check = |(at, key, _): &&(String, &str, &str)| asked(at) && !key.starts_with(OWN);
+    for (at, key, example) in keys.iter().filter(to_check) {
+        let head = key.split('<').next().unwrap_or_default();
+        let others = keys.iter().filter(|(other, ..)| !asked(other));
+        let others = others.map(|(other, key, _)| (format!("`{other}`"), *key));
+        let own = [("what tollgate keeps".to_owned(), OWN)];
+        if let Some((other, _)) = others.chain(own).find(|(_, key)| key.starts_with(head)) {
+            report.value(
+                at,
+                format!("a request could name {other} by `{at}`: begin it with something of its own, as {example} does"),
             );
         }
     }

@@ -134,6 +134,9 @@ fn foreign_keys(at: &str, kind: RouteKind, route: &Route, report: &mut Report) {
         ("idempotency", route.idempotency.is_some()),
         ("on_outage", route.on_outage.is_some()),
         ("enforce", route.enforce.is_some()),
+        ("webhook", route.webhook.is_some()),
+        ("team_from", route.team_from.is_some()),
+        ("trigger_from", route.trigger_from.is_some()),
         ("max_body", route.max_body.is_some()),
         ("read_timeout", route.read_timeout.is_some()),
     ];

@@ -25,8 +25,13 @@ pub fn check(server: &Server, report: &mut Report) {
             ("server.tls.key", &tls.key),
             report,
         );
-        if let Some(ca) = &tls.client_ca {
-            files::authorities("server.tls.client_ca", ca, report);
+        match &tls.client_ca {
+            Some(ca) => files::authorities("server.tls.client_ca", ca, report),
+            None => report.idle(
+                "server.tls.client_auth",
+                &["server.tls.client_auth", "server.tls.client_ca"],
+                "`client_auth` needs `client_ca`: write the PEM file with the CAs that client certificates must come from, or leave it out; without one no client is asked for a certificate",
+            ),
         }
     }
     if server

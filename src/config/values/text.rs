@@ -143,7 +143,7 @@ impl fmt::Display for HeaderField {
 }
 
 /// The value of a header: printable ASCII, no blanks at the ends, not empty.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct HeaderText(Cow<'static, str>);
 
 impl HeaderText {

@@ -86,8 +86,8 @@ pub fn how_to_write(shape: &Shape) -> String {
                 .collect();
             format!("write {}", words(keys.iter().map(String::as_str)))
         }
-        Shape::Either(scalar, block) => {
-            format!("{}; or {}", how_to_write(scalar), how_to_write(block))
+        Shape::Either(scalar, more) => {
+            format!("{}; or {}", how_to_write(scalar), how_to_write(more))
         }
         Shape::Map(form, _) => format!("write pairs, each beginning with {}", form.noun),
         Shape::List(_) => "write a list, one `- ` line per item".to_owned(),
@@ -162,6 +162,7 @@ pub fn wrong_kind(path: &str, shape: &Shape, content: &Content) -> String {
     };
     let wanted = match shape {
         Shape::Block(_) | Shape::Kinds(_) | Shape::Map(..) => "a mapping",
+        Shape::Either(_, more) if matches!(**more, Shape::List(_)) => "a single value or a list",
         Shape::Either(..) => "a single value or a mapping",
         Shape::List(_) => "a list",
         _ => "a single value",
