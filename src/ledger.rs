@@ -9,7 +9,7 @@ pub mod holds;
 pub mod memory;
 pub mod redis;
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 
@@ -48,6 +48,36 @@ pub struct KeyFact {
     pub teams: Option<Vec<TeamId>>,
     /// Who holds the key.
     pub principal: Option<Principal>,
+}
+
+/// Whose something is that a path or a delivery names (`team_key`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TeamFact {
+    /// The team that pays.
+    pub team: TeamId,
+    /// What else has to be shown for it.
+    pub proof: Proof,
+}
+
+/// What has to be shown before a [`TeamFact`] counts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Proof {
+    /// Nothing: the ledger holds a plain string.
+    Nothing,
+    /// The ledger holds a hash without `token_sha256`: nothing, where no token
+    /// is asked for.
+    NotSaid,
+    /// A token with this SHA-256, lower-case hex.
+    TokenSha256(String),
+}
+
+/// What leaving a mark found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mark {
+    /// There was none.
+    First,
+    /// There was one already.
+    Again,
 }
 
 /// Whether the ledger can be relied on just now, for `/readyz` and metrics.
@@ -104,6 +134,31 @@ pub trait Ledger: Send + Sync {
         sha256: &str,
         until: Instant,
     ) -> Result<Option<KeyFact>, LedgerError>;
+
+    /// Whose the thing is that this key stands for; `None` if the ledger does
+    /// not know it. The key is a string that holds a team, or a hash with
+    /// `team` and perhaps `token_sha256`.
+    ///
+    /// # Errors
+    /// [`LedgerError::Outage`] or [`LedgerError::Corrupt`].
+    async fn team_fact_by(
+        &self,
+        key: &str,
+        until: Instant,
+    ) -> Result<Option<TeamFact>, LedgerError>;
+
+    /// Leaves a mark that lasts this long, and tells whether it is the first
+    /// of its name in that time, by whichever gateway. For what must happen
+    /// once, and is no money.
+    ///
+    /// # Errors
+    /// As for [`Ledger::set_balance`].
+    async fn mark_by(
+        &self,
+        name: &str,
+        lasting: Duration,
+        until: Instant,
+    ) -> Result<Mark, LedgerError>;
 
     /// Sets the team's balance.
     ///

@@ -2,10 +2,12 @@
 //! becomes of the promises when Redis is away.
 //!
 //! `contract` is one suite that memory and Redis in all its forms pass.
-//! `values` is what may stand in Redis. `faults` breaks a real server and
+//! `values` is what may stand in Redis, `facts` what may say whose something
+//! is. `faults` breaks a real server and
 //! stands a false one in its place; `cluster` and `sentinel` do the same to real
 //! ones of those, `failover` with holds. `holds` is the contract of holds,
-//! `redis_holds` what those in Redis go through besides. `refusals` and
+//! `redis_holds` what those in Redis go through besides. `manual` tries the
+//! Redis users that the manual names. `refusals` and
 //! `events` are the streams of events.
 
 #![allow(
@@ -32,6 +34,8 @@ mod cluster;
 mod contract;
 #[path = "ledger/events.rs"]
 mod events;
+#[path = "ledger/facts.rs"]
+mod facts;
 #[path = "ledger/failover.rs"]
 mod failover;
 #[path = "ledger/false_redis.rs"]
@@ -40,6 +44,8 @@ mod false_redis;
 mod faults;
 #[path = "ledger/holds.rs"]
 mod holds;
+#[path = "ledger/manual.rs"]
+mod manual;
 #[path = "ledger/redis_holds.rs"]
 mod redis_holds;
 #[path = "ledger/refusals.rs"]

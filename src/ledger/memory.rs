@@ -2,7 +2,8 @@
 //!
 //! Promises what [`Ledger`] and [`Holds`] promise, and always answers, at
 //! once: no request of its own ever comes too late. Nothing is kept across a
-//! restart, and there are no API keys: who pays comes from a header.
+//! restart, and there are no API keys and nothing that is looked up for a path
+//! or a workspace: who pays comes from a header.
 //!
 //! Each team has a book (`memory/book.rs`) of plain values. Books lie in
 //! shards, each behind a lock that is held for one bounded step at a time.
@@ -12,6 +13,7 @@ mod clock;
 mod ends;
 mod hints;
 mod live;
+mod marks;
 mod remembered;
 mod statement;
 
@@ -27,11 +29,12 @@ pub use clock::{Clock, SteadyClock};
 use self::book::{Book, Step};
 use self::clock::{Millis, millis};
 use self::hints::Hints;
+use self::marks::Marks;
 use super::holds::{
     Answer, Ask, Audit, Change, Expired, Granted, Holds, Line, LiveHold, Noted, Release, Repair,
     Standing, Terms, Which,
 };
-use super::{Health, KeyFact, Ledger, LedgerError};
+use super::{Health, KeyFact, Ledger, LedgerError, Mark, TeamFact};
 use crate::billing::credits::Credits;
 use crate::billing::hold::{Held, HoldId, RunId};
 use crate::billing::team::TeamId;
@@ -47,6 +50,7 @@ type Shard = BTreeMap<TeamId, Book>;
 pub struct MemoryLedger {
     shards: Vec<Mutex<Shard>>,
     hints: Mutex<Hints>,
+    marks: Mutex<Marks>,
     terms: Terms,
     clock: Arc<dyn Clock>,
     latest: AtomicU64,
@@ -71,6 +75,7 @@ impl MemoryLedger {
         MemoryLedger {
             shards: shards.into_iter().map(Mutex::new).collect(),
             hints: Mutex::default(),
+            marks: Mutex::default(),
             terms: Terms::default(),
             clock: Arc::new(SteadyClock::default()),
             latest: AtomicU64::new(0),
@@ -157,6 +162,23 @@ impl Ledger for MemoryLedger {
 
     async fn key_fact_by(&self, _: &str, _: Instant) -> Result<Option<KeyFact>, LedgerError> {
         Ok(None)
+    }
+
+    async fn team_fact_by(&self, _: &str, _: Instant) -> Result<Option<TeamFact>, LedgerError> {
+        Ok(None)
+    }
+
+    async fn mark_by(
+        &self,
+        name: &str,
+        lasting: Duration,
+        _: Instant,
+    ) -> Result<Mark, LedgerError> {
+        let mut marks = lock(&self.marks);
+        // Read under the lock, so that marks and their times have one order.
+        let now = self.now();
+        let until = now.saturating_add(millis(lasting).max(1));
+        Ok(marks.leave(name, until, now))
     }
 
     async fn set_balance(&self, team: &TeamId, credits: Credits) -> Result<(), LedgerError> {

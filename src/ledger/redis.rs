@@ -19,6 +19,7 @@ mod keys;
 mod link;
 mod place;
 mod prepare;
+mod question;
 mod reach;
 mod sentinel;
 mod settings;
@@ -40,20 +41,24 @@ pub use self::events::EventLink;
 use self::fault::Fault;
 use self::holds::Untold;
 pub use self::keys::Keys;
-use self::keys::{Layout, Template};
+use self::keys::{Layout, MARK, Template};
 use self::prepare::{Preparation, Reader};
+use self::question::Question;
 use self::reach::{Kind, Reach};
 pub use self::settings::{
     RedisSettings, SentinelSettings, Servers, SettingsError, TlsFiles, Transport,
 };
-use self::values::{parse_balance, parse_key_fact, text, texts};
+use self::values::{entry, mark, parse_balance, parse_key_fact, parse_team_fact, text, texts};
 use super::holds::{Terms, Writer};
-use super::{Health, KeyFact, Ledger, LedgerError};
+use super::{Health, KeyFact, Ledger, LedgerError, Mark, TeamFact};
 use crate::billing::credits::Credits;
-use crate::billing::team::TeamId;
+use crate::billing::team::{TEAM_ID_MAX_BYTES, TeamId};
 
 /// Room for a command with a team's key, so that it is allocated once.
 const COMMAND_BYTES: usize = 96;
+
+/// The longest that a mark lasts: ten years.
+const MARK_MAX: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 
 /// The team whose balance is read to see whether balances can be read.
 const SAMPLE_TEAM: &str = "tollgate-probe";
@@ -194,11 +199,12 @@ impl RedisLedger {
     /// takes a reply that the command can have, and nothing else.
     async fn read<T>(
         &self,
-        command: Cmd,
+        question: impl Into<Question>,
         until: Instant,
         shape: impl FnOnce(Value) -> Result<T, Fault>,
     ) -> Result<T, LedgerError> {
-        let outcome = self.reach.ask(Kind::Read, command, until, shape).await;
+        let asking = self.reach.ask(Kind::Read, question.into(), until, shape);
+        let outcome = asking.await;
         outcome.map_err(|fault| self.not_read(fault))
     }
 
@@ -213,11 +219,12 @@ impl RedisLedger {
     /// Changes something, and draws the conclusions for the breaker.
     async fn write<T>(
         &self,
-        command: Cmd,
+        question: impl Into<Question>,
         until: Instant,
         shape: impl FnOnce(Value) -> Result<T, Fault>,
     ) -> Result<T, LedgerError> {
-        let outcome = self.reach.ask(Kind::Write, command, until, shape).await;
+        let asking = self.reach.ask(Kind::Write, question.into(), until, shape);
+        let outcome = asking.await;
         outcome.map_err(|fault| self.not_written(fault))
     }
 
@@ -290,6 +297,38 @@ impl Ledger for RedisLedger {
             .arg("principal");
         let [team, teams, principal] = self.read(command, until.into(), texts).await?;
         parse_key_fact(team, teams, principal)
+    }
+
+    async fn team_fact_by(
+        &self,
+        key: &str,
+        until: std::time::Instant,
+    ) -> Result<Option<TeamFact>, LedgerError> {
+        // Whoever sends a request names the key: something huge may stand there
+        // that is no team, and reading all of it would hold up everybody.
+        let mut get = Cmd::with_capacity(4, COMMAND_BYTES);
+        get.arg("GETRANGE").arg(key).arg(0).arg(TEAM_ID_MAX_BYTES);
+        let mut hmget = Cmd::with_capacity(4, COMMAND_BYTES);
+        hmget.arg("HMGET").arg(key).arg("team").arg("token_sha256");
+        // One round trip, though only one of them is for what is there.
+        let question = Question::Both([get, hmget]);
+        parse_team_fact(self.read(question, until.into(), entry).await?)
+    }
+
+    async fn mark_by(
+        &self,
+        name: &str,
+        lasting: Duration,
+        until: std::time::Instant,
+    ) -> Result<Mark, LedgerError> {
+        // Redis wants a time above zero, and one that it can add to its own.
+        let lasting = lasting.clamp(Duration::from_millis(1), MARK_MAX);
+        let mut set = Cmd::with_capacity(6, COMMAND_BYTES.saturating_mul(2));
+        set.arg("SET").arg(format!("{MARK}{name}")).arg(1);
+        set.arg("NX")
+            .arg("PX")
+            .arg(u64::try_from(lasting.as_millis()).unwrap_or(u64::MAX));
+        self.write(Question::Aside(set), until.into(), mark).await
     }
 
     async fn set_balance(&self, team: &TeamId, credits: Credits) -> Result<(), LedgerError> {

@@ -15,7 +15,7 @@ use tollgate::ledger::holds::{
     Standing, Terms, Which,
 };
 use tollgate::ledger::memory::{Clock, MemoryLedger};
-use tollgate::ledger::{Health, KeyFact, Ledger, LedgerError};
+use tollgate::ledger::{Health, KeyFact, Ledger, LedgerError, Mark, TeamFact};
 
 /// A clock that only moves when it is told to.
 #[derive(Debug)]
@@ -137,6 +137,14 @@ impl Ledger for Moody {
         until: Instant,
     ) -> Result<Option<KeyFact>, LedgerError> {
         self.ledger.key_fact_by(sha256, until).await
+    }
+
+    async fn team_fact_by(&self, _: &str, _: Instant) -> Result<Option<TeamFact>, LedgerError> {
+        Ok(None)
+    }
+
+    async fn mark_by(&self, _: &str, _: Duration, _: Instant) -> Result<Mark, LedgerError> {
+        Ok(Mark::First)
     }
 
     async fn set_balance(&self, team: &TeamId, credits: Credits) -> Result<(), LedgerError> {

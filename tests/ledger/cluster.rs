@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use redis::{Pipeline, Value};
 use tollgate::billing::team::TeamId;
 use tollgate::ledger::redis::{EventLink, RedisLedger, RedisSettings, Servers};
-use tollgate::ledger::{Health, Ledger, LedgerError};
+use tollgate::ledger::{Health, Ledger, LedgerError, Mark, Proof, TeamFact};
 
 use crate::false_redis::{Answer, FalseRedis, bulk, well_behaved};
 use crate::redis_cluster::{MASTERS, NODE_TIMEOUT, RedisCluster};
@@ -151,6 +151,49 @@ async fn one_node_is_enough_to_find_every_balance() {
             .expect("a fact");
         assert_eq!(fact.team, Some(team("acme")));
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn facts_and_marks_are_in_slots_of_their_own_that_may_move() {
+    let cluster = RedisCluster::start();
+    let ledger = connected(&cluster_settings(&cluster, 1)).await;
+    let fact = async |key: &str| ledger.team_fact_by(key, ledger.until()).await;
+    let mark = async |name: &str| ledger.mark_by(name, PATIENCE, ledger.until()).await;
+    let belongs_to = |proof| {
+        let team = team("acme");
+        Ok(Some(TeamFact { team, proof }))
+    };
+    // Enough that every master has some.
+    for number in 0..12 {
+        let (text, hash) = (format!("run:{number}"), format!("webhook:{number}"));
+        cluster.at_owner(&text, &["SET", &text, "acme"]);
+        cluster.at_owner(&hash, &["HSET", &hash, "team", "acme"]);
+        assert_eq!(fact(&text).await, belongs_to(Proof::Nothing));
+        assert_eq!(fact(&hash).await, belongs_to(Proof::NotSaid));
+        assert_eq!(fact(&format!("none:{number}")).await, Ok(None));
+        assert_eq!(mark(&format!("m{number}")).await, Ok(Mark::First));
+        assert_eq!(mark(&format!("m{number}")).await, Ok(Mark::Again));
+    }
+    for (key, proof) in [("run:1", Proof::Nothing), ("webhook:1", Proof::NotSaid)] {
+        let slot = cluster.slot_of(key);
+        let from = cluster.owner(slot);
+        let to = (from + 1) % MASTERS;
+        cluster.begin_move(slot, from, to);
+        assert_eq!(fact(key).await, belongs_to(proof.clone()));
+        cluster.move_keys(slot, from, to);
+        assert_eq!(fact(key).await, belongs_to(proof.clone()));
+        cluster.finish_move(slot, from, to);
+        assert_eq!(fact(key).await, belongs_to(proof));
+    }
+    let slot = cluster.slot_of("tollgate:mark:m1");
+    let from = cluster.owner(slot);
+    let to = (from + 1) % MASTERS;
+    cluster.begin_move(slot, from, to);
+    assert_eq!(mark("m1").await, Ok(Mark::Again));
+    cluster.move_keys(slot, from, to);
+    assert_eq!(mark("m1").await, Ok(Mark::Again));
+    cluster.finish_move(slot, from, to);
+    assert_eq!(mark("m1").await, Ok(Mark::Again));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -479,7 +522,7 @@ async fn a_grant_goes_to_the_balance_s_slot_however_its_key_is_named() {
 async fn a_user_that_may_do_no_more_than_the_manual_says_is_enough() {
     let cluster = RedisCluster::start();
     let teams = teams(&cluster);
-    let user = "SETUSER gate on >s3cret resetkeys resetchannels nocommands %R~credits:* +ping +get +cluster|slots +asking";
+    let user = "SETUSER gate on >s3cret resetkeys resetchannels nocommands %R~credits:* %R~run:* +ping +get +getrange +hmget +cluster|slots +asking (~tollgate:mark:* +set)";
     let words: Vec<&str> = ["ACL"].into_iter().chain(user.split(' ')).collect();
     for node in 0..2 * MASTERS {
         cluster.run(node, &words);
@@ -495,6 +538,12 @@ async fn a_user_that_may_do_no_more_than_the_manual_says_is_enough() {
     cluster.move_keys(slot, 0, 1);
     for team in &teams {
         assert_eq!(ledger.balance(team).await, Ok(Some(credits("20"))));
+    }
+    for key in ["run:1".to_owned(), format!("run:{{{}}}", teams[0])] {
+        let fact = ledger.team_fact_by(&key, ledger.until()).await;
+        assert_eq!(fact, Ok(None), "{key}");
+        let mark = ledger.mark_by(&key, PATIENCE, ledger.until()).await;
+        assert_eq!(mark, Ok(Mark::First), "{key}");
     }
     cluster.finish_move(slot, 0, 1);
     let wrong = RedisSettings {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
@@ -10,10 +10,10 @@ use tollgate::billing::credits::Credits;
 use tollgate::billing::team::TeamId;
 use tollgate::ledger::memory::MemoryLedger;
 use tollgate::ledger::redis::{RedisLedger, RedisSettings, Servers, TlsFiles};
-use tollgate::ledger::{Health, Ledger, LedgerError};
+use tollgate::ledger::{Health, Ledger, LedgerError, Mark};
 
 use crate::redis_server::{Certificates, RedisServer};
-use crate::{connected, credits, fresh_team, settings};
+use crate::{PATIENCE, connected, credits, eventually, fresh_team, settings};
 
 /// How many grants are made at once.
 const CONCURRENT: i64 = 50;
@@ -28,6 +28,10 @@ async fn keeps_the_contract(ledger: Arc<dyn Ledger>) {
     a_grant_that_cannot_be_told_exactly_changes_nothing(&*ledger).await;
     concurrent_grants_all_count(Arc::clone(&ledger)).await;
     an_unknown_key_is_none(&*ledger).await;
+    what_nobody_wrote_is_nobodys(&*ledger).await;
+    a_mark_is_the_first_of_its_name_once(&*ledger).await;
+    a_mark_goes_when_its_time_is_up(&*ledger).await;
+    of_many_at_once_one_leaves_the_mark(Arc::clone(&ledger)).await;
     histories_match_the_model(ledger).await;
 }
 
@@ -104,6 +108,60 @@ async fn concurrent_grants_all_count(ledger: Arc<dyn Ledger>) {
 
 async fn an_unknown_key_is_none(ledger: &dyn Ledger) {
     assert_eq!(ledger.key_fact(&"0".repeat(64)).await, Ok(None));
+}
+
+async fn what_nobody_wrote_is_nobodys(ledger: &dyn Ledger) {
+    for value in ["u-nobody", "a/b", "", "{", "with blanks and \u{fc}"] {
+        let key = format!("webhook:{value}");
+        assert_eq!(ledger.team_fact_by(&key, ledger.until()).await, Ok(None));
+    }
+}
+
+/// A name that no other test uses.
+fn fresh_mark() -> String {
+    format!("notice:{}", fresh_team())
+}
+
+async fn mark(ledger: &dyn Ledger, name: &str, lasting: Duration) -> Mark {
+    let outcome = ledger.mark_by(name, lasting, ledger.until()).await;
+    outcome.expect("a mark")
+}
+
+async fn a_mark_is_the_first_of_its_name_once(ledger: &dyn Ledger) {
+    let (one, other) = (fresh_mark(), fresh_mark());
+    assert_eq!(mark(ledger, &one, PATIENCE).await, Mark::First);
+    for _ in 0..3 {
+        assert_eq!(mark(ledger, &one, PATIENCE).await, Mark::Again);
+    }
+    // As long as can be said is long, and no error.
+    assert_eq!(mark(ledger, &other, Duration::MAX).await, Mark::First);
+    assert_eq!(mark(ledger, &other, Duration::MAX).await, Mark::Again);
+}
+
+async fn a_mark_goes_when_its_time_is_up(ledger: &dyn Ledger) {
+    for lasting in [Duration::ZERO, Duration::from_millis(40)] {
+        let name = fresh_mark();
+        let start = Instant::now();
+        assert_eq!(mark(ledger, &name, lasting).await, Mark::First);
+        // Whoever finds it does not keep it alive.
+        eventually("the mark is gone", PATIENCE, || async {
+            mark(ledger, &name, lasting).await == Mark::First
+        })
+        .await;
+        assert!(start.elapsed() >= lasting, "{:?}", start.elapsed());
+    }
+}
+
+async fn of_many_at_once_one_leaves_the_mark(ledger: Arc<dyn Ledger>) {
+    let name = fresh_mark();
+    let mut marks = tokio::task::JoinSet::new();
+    for _ in 0..CONCURRENT {
+        let (ledger, name) = (Arc::clone(&ledger), name.clone());
+        marks.spawn(async move { mark(&*ledger, &name, PATIENCE).await });
+    }
+    let marks = marks.join_all().await;
+    let firsts = marks.iter().filter(|mark| **mark == Mark::First).count();
+    assert_eq!(firsts, 1);
 }
 
 /// What can be done to a team's balance.
@@ -226,6 +284,8 @@ async fn redis_keeps_the_contract_with_user_password_and_database() {
         ">s3cret",
         "~credits:*",
         "~apikey:*",
+        "~webhook:*",
+        "~tollgate:mark:*",
         "+@all",
     ]);
     let url = format!("redis://gate:s3cret@127.0.0.1:{}/5", server.port);

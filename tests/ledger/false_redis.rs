@@ -117,7 +117,7 @@ pub fn well_behaved(command: &[String]) -> Answer {
     let words: Vec<&str> = command.iter().map(String::as_str).collect();
     Answer::Say(match words.as_slice() {
         ["PING", nonce] => bulk(nonce),
-        ["GET", _] => bulk("20"),
+        ["GET", _] | ["GETRANGE", _, _, _] => bulk("20"),
         ["EXISTS", _] => b":1\r\n".to_vec(),
         _ => b"+OK\r\n".to_vec(),
     })

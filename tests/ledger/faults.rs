@@ -70,6 +70,10 @@ async fn opens_the_breaker(ledger: &RedisLedger, team: &TeamId) {
     assert!(matches!(key, Err(LedgerError::Outage(_))), "{key:?}");
     let set = ledger.set_balance(team, credits("1")).await;
     assert!(matches!(set, Err(LedgerError::Outage(_))), "{set:?}");
+    let fact = ledger.team_fact_by("run:r1", ledger.until()).await;
+    assert!(matches!(fact, Err(LedgerError::Outage(_))), "{fact:?}");
+    let mark = ledger.mark_by("m", PATIENCE, ledger.until()).await;
+    assert!(matches!(mark, Err(LedgerError::Outage(_))), "{mark:?}");
 }
 
 /// Waits until the ledger is up without asking it, then asks once.
@@ -154,7 +158,7 @@ async fn survives_replies_of_another_shape() {
         b"=6\r\ntxt:20\r\n",
     ] {
         survives(move |command| match command[0].as_str() {
-            "GET" | "PING" | "HMGET" | "SET" => Answer::Say(reply.to_vec()),
+            "GET" | "GETRANGE" | "PING" | "HMGET" | "SET" => Answer::Say(reply.to_vec()),
             _ => Answer::Nothing,
         })
         .await;
@@ -406,6 +410,73 @@ async fn a_change_without_a_reply_may_have_happened() {
         "{outcome:?}"
     );
     server.thaw();
+}
+
+/// What a string is asked for is answered, what a hash is asked for is not.
+async fn survives_half_an_answer(half: impl Fn() -> Answer + Send + Sync + 'static) {
+    let redis = FalseRedis::start().await;
+    let ledger = connected(&impatient(redis.url())).await;
+    redis.behave(move |command| match command[0].as_str() {
+        "HMGET" => half(),
+        _ => well_behaved(command),
+    });
+    let start = Instant::now();
+    let fact = ledger.team_fact_by("run:r1", ledger.until()).await;
+    assert!(matches!(fact, Err(LedgerError::Outage(_))), "{fact:?}");
+    assert!(start.elapsed() < DEADLINE + SLACK, "{:?}", start.elapsed());
+    redis.behave(well_behaved);
+    is_back(&ledger, &fresh_team(), "20").await;
+}
+
+#[tokio::test]
+async fn half_an_answer_is_no_team() {
+    survives_half_an_answer(|| Answer::Nothing).await;
+    survives_half_an_answer(|| Answer::Cut(b"*2\r\n$4\r\nacme\r\n".to_vec())).await;
+    for half in [
+        &b"+OK\r\n"[..],
+        b"$4\r\nacme\r\n",
+        b"*0\r\n",
+        b"*1\r\n$4\r\nacme\r\n",
+        b"*3\r\n$-1\r\n$-1\r\n$-1\r\n",
+        b"*2\r\n:1\r\n$-1\r\n",
+        b"-LOADING Redis is loading the dataset in memory\r\n",
+        b"-ERR unknown command\r\n",
+    ] {
+        survives_half_an_answer(move || Answer::Say(half.to_vec())).await;
+    }
+}
+
+#[tokio::test]
+async fn a_mark_without_a_reply_may_be_there() {
+    let (server, ledger, _) = real().await;
+    server.freeze();
+    let outcome = ledger.mark_by("m", PATIENCE, ledger.until()).await;
+    assert!(
+        matches!(outcome, Err(LedgerError::OutcomeUnknown(_))),
+        "{outcome:?}"
+    );
+    server.thaw();
+}
+
+#[tokio::test]
+async fn a_server_that_takes_no_marks_for_now_is_no_outage() {
+    let redis = FalseRedis::start().await;
+    let ledger = connected(&impatient(redis.url())).await;
+    redis.behave(|command| match command[0].as_str() {
+        "SET" => {
+            Answer::Say(b"-OOM command not allowed when used memory > 'maxmemory'.\r\n".to_vec())
+        }
+        _ => well_behaved(command),
+    });
+    for _ in 0..10 {
+        let outcome = ledger.mark_by("m", PATIENCE, ledger.until()).await;
+        assert!(
+            matches!(&outcome, Err(LedgerError::Outage(why)) if why.contains("OOM")),
+            "{outcome:?}"
+        );
+    }
+    assert_eq!(ledger.balance(&fresh_team()).await, Ok(Some(credits("20"))));
+    assert!(!ledger.is_breaker_open());
 }
 
 #[tokio::test]

@@ -10,12 +10,12 @@ use tollgate::billing::team::TeamId;
 use tollgate::ledger::redis::{
     EventLink, RedisLedger, RedisSettings, SentinelSettings, Servers, Transport,
 };
-use tollgate::ledger::{Health, Ledger, LedgerError};
+use tollgate::ledger::{Health, Ledger, LedgerError, Mark, Proof, TeamFact};
 
 use crate::false_redis::{Answer, FalseRedis, bulk};
 use crate::redis_server::{RedisServer, free_port};
 use crate::sentinel_service::{SERVICE, Sentinel, Service};
-use crate::{PATIENCE, connected, credits, eventually, fresh_team, settings};
+use crate::{PATIENCE, connected, credits, eventually, fresh_team, settings, team};
 
 /// The longest a request waits here.
 const DEADLINE: Duration = Duration::from_millis(300);
@@ -126,6 +126,28 @@ async fn a_failover_that_an_operator_asks_for_is_followed() {
     over.store(true, Ordering::Relaxed);
     asking.await.expect("the claims of the one that asks");
     serves(&ledger, &team, &service.servers[new]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn facts_and_marks_go_over_to_the_new_master() {
+    let service = Service::start();
+    service.servers[0].command(&["SET", "run:r1", "acme"]);
+    let ledger = connected(&behind(service.urls())).await;
+    let mark = async || ledger.mark_by("m", PATIENCE, ledger.until()).await;
+    let fact = async || ledger.team_fact_by("run:r1", ledger.until()).await;
+    let known = TeamFact {
+        team: team("acme"),
+        proof: Proof::Nothing,
+    };
+    assert_eq!(mark().await, Ok(Mark::First));
+    assert_eq!(fact().await, Ok(Some(known.clone())));
+    service.servers[0].command(&["WAIT", "2", "5000"]);
+    service.fail_over();
+    service.replaced(0);
+    eventually("the new master has both", PATIENCE, || async {
+        mark().await == Ok(Mark::Again) && fact().await == Ok(Some(known.clone()))
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

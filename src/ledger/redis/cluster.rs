@@ -32,6 +32,7 @@ use super::fault::{Fault, Lasting, Redirect};
 use super::link::{Form, Link};
 use super::place::Place;
 use super::prepare::Preparation;
+use super::question::Question;
 use super::slots::{MASTERS_MAX, SLOTS};
 use super::supervisor::{Core, State, from_now};
 use super::transport::{Manner, Target, Tls, address_text};
@@ -183,7 +184,7 @@ impl Cluster {
         &self,
         slot: u16,
         until: Instant,
-        make: impl Fn(&Link, Form) -> Cmd,
+        make: impl Fn(&Link, Form) -> Question,
         shape: impl FnOnce(&Link, Sent, Value) -> Result<T, Fault>,
     ) -> Result<T, Fault> {
         self.has_known_schema()?;

@@ -20,9 +20,11 @@ const TAKES_NO_WRITES: [&str; 3] = ["OOM", "MISCONF", "NOREPLICAS"];
 /// What a cluster says, with the first code, of one slot alone.
 const SLOT_NOT_SERVED: (&str, &str) = ("CLUSTERDOWN", "Hash slot not served");
 
-/// What a user may not do is said with this code, and with this word if it is
-/// about the key; otherwise it is about the command, for whatever key.
-const NO_PERMISSION: (&str, &str) = ("NOPERM", "keys");
+/// What a user may not do is said with this code, and with these words if it is
+/// about the key (`to access one of the keys …`; from 7.2 on, `to access a
+/// key`); otherwise it is about the command, for whatever key. A user's name,
+/// which is repeated, has no blanks.
+const NO_PERMISSION: (&str, &str) = ("NOPERM", "to access");
 
 /// Why a command got no proper answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -227,11 +229,18 @@ mod tests {
             let line = format!("-{code} something\r\n");
             assert!(matches!(fault(line.as_bytes()), Fault::Entry(_)), "{code}");
         }
-        let forbidden_key =
-            b"-NOPERM this user has no permissions to access one of the keys used as arguments\r\n";
-        assert!(matches!(fault(forbidden_key), Fault::Entry(_)));
-        let forbidden = b"-NOPERM this user has no permissions to run the 'get' command\r\n";
-        assert!(matches!(fault(forbidden), Fault::Forbidden(_)));
+        for key in [
+            &b"-NOPERM this user has no permissions to access one of the keys used as arguments\r\n"[..],
+            b"-NOPERM No permissions to access a key\r\n",
+        ] {
+            assert!(matches!(fault(key), Fault::Entry(_)));
+        }
+        for command in [
+            &b"-NOPERM this user has no permissions to run the 'get' command\r\n"[..],
+            b"-NOPERM User key-access has no permissions to run the 'get' command\r\n",
+        ] {
+            assert!(matches!(fault(command), Fault::Forbidden(_)));
+        }
         for code in [
             "LOADING",
             "NOAUTH",

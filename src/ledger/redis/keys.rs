@@ -22,6 +22,9 @@ const STATEMENT: &str = "tollgate:statement:{<team>}";
 /// Before a run's id: whose run it is.
 pub(super) const RUN: &str = "tollgate:run:";
 
+/// Before the name of what happened once.
+pub(super) const MARK: &str = "tollgate:mark:";
+
 /// The version of everything of ours in this Redis.
 pub(super) const SCHEMA: &str = "tollgate:schema";
 

@@ -17,6 +17,7 @@ use tokio::time::timeout;
 
 use super::clock::Clock;
 use super::fault::{Fault, Lasting, clean};
+use super::question::{Question, both};
 use super::transport::{Meter, Target};
 
 /// The most commands that wait to be written. Further ones wait outside, each
@@ -160,20 +161,53 @@ impl Link {
         }
     }
 
+    /// Sends the commands of a question in one write and waits for the replies,
+    /// without a deadline.
+    pub(super) async fn pose(&self, question: &Question, lasting: Lasting) -> Result<Value, Fault> {
+        let reply = match (question, lasting) {
+            (Question::One(command) | Question::Aside(command), Lasting::FromNowOn) => {
+                self.ask(command).await
+            }
+            (Question::One(command) | Question::Aside(command), Lasting::ThisOnce) => {
+                self.ask_ahead(command).await
+            }
+            (Question::Both(commands), lasting) => self.ask_both(commands, lasting).await,
+        };
+        reply.map_err(|fault| question.fault(fault))
+    }
+
+    /// Sends two commands about one key.
+    async fn ask_both(&self, commands: &[Cmd; 2], lasting: Lasting) -> Result<Value, Fault> {
+        let mut pipeline = Pipeline::with_capacity(4);
+        for command in commands {
+            // It counts for the next command alone.
+            if lasting == Lasting::ThisOnce {
+                pipeline.cmd("ASKING");
+            }
+            pipeline.add_command(command.clone());
+        }
+        let mut replies = self.ask_all(&pipeline).await?;
+        if lasting == Lasting::ThisOnce {
+            let mut answers = replies.into_iter();
+            replies = Vec::with_capacity(commands.len());
+            while let (Some(_), Some(answer)) = (answers.next(), answers.next()) {
+                replies.push(answer);
+            }
+        }
+        both(replies)
+    }
+
     /// Sends a command in the form that is shorter, and in the other one if
     /// Redis does not understand it. Returns when it was sent, too.
     pub(super) async fn exchange(
         &self,
-        make: &impl Fn(&Link, Form) -> Cmd,
+        make: &impl Fn(&Link, Form) -> Question,
         lasting: Lasting,
     ) -> Result<(Instant, Value), Fault> {
         let send = async |form| {
-            let command = make(self, form);
+            let question = make(self, form);
             let sent = Instant::now();
-            let reply = match lasting {
-                Lasting::FromNowOn => self.ask(&command).await,
-                Lasting::ThisOnce => self.ask_ahead(&command).await,
-            };
+            let reply = self.pose(&question, lasting).await;
             reply.map(|reply| (sent, reply))
         };
         match send(Form::ByName).await {

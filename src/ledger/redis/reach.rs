@@ -15,7 +15,8 @@ use super::keys::Filled;
 use super::link::{Form, Link};
 use super::place::Place;
 use super::prepare::Preparation;
-use super::slots::{key_of, slot_of};
+use super::question::Question;
+use super::slots::slot_of;
 use super::supervisor::{Core, State};
 use super::{RedisSettings, Servers, SettingsError};
 use crate::ledger::Health;
@@ -127,15 +128,15 @@ impl Reach {
     pub(super) async fn ask<T>(
         &self,
         kind: Kind,
-        command: Cmd,
+        question: Question,
         until: Instant,
         shape: impl FnOnce(Value) -> Result<T, Fault>,
     ) -> Result<T, Fault> {
         let core = match self {
             Reach::One(core) => core,
             Reach::Many(cluster) => {
-                let slot = slot_of(key_of(&command).unwrap_or_default());
-                let make = |_: &Link, _| command.clone();
+                let slot = slot_of(question.key());
+                let make = |_: &Link, _| question.clone();
                 let shape = |_: &Link, _, reply| shape(reply);
                 return cluster.ask(slot, until, make, shape).await;
             }
@@ -143,8 +144,11 @@ impl Reach {
         let link = core.link()?;
         link.mark_used();
         let outcome = match kind {
-            Kind::Read => core.within(until, core.read(&link, command)).await,
-            Kind::Write => core.within(until, link.ask(&command)).await,
+            Kind::Read => core.within(until, core.read(&link, &question)).await,
+            Kind::Write => {
+                let reply = link.pose(&question, Lasting::FromNowOn);
+                core.within(until, reply).await
+            }
         };
         core.conclude(&link, outcome.map_err(of_one_server).and_then(shape))
     }
@@ -159,6 +163,7 @@ impl Reach {
         make: impl Fn(&Link, Form) -> Cmd,
         shape: impl FnOnce(&Link, Sent, Value) -> Result<T, Fault>,
     ) -> Result<T, Fault> {
+        let make = |link: &Link, form| Question::One(make(link, form));
         let core = match self {
             Reach::One(core) => core,
             Reach::Many(cluster) => {

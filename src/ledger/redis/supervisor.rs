@@ -18,10 +18,11 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout_at};
 
-use super::fault::Fault;
+use super::fault::{Fault, Lasting};
 use super::link::Link;
 use super::place::Place;
 use super::prepare::Preparation;
+use super::question::Question;
 use super::sentinel::is_master;
 
 /// How many attempts to connect may be under way at once.
@@ -130,7 +131,8 @@ impl Core {
         self.ping(link, until).await?;
         // Then what requests will ask for, so that a server that answers, but
         // not that, does not count as one that answers.
-        let read = self.read(link, self.sample.clone());
+        let sample = Question::One(self.sample.clone());
+        let read = self.read(link, &sample);
         match self.within(until, read).await {
             Err(fault) if !fault.is_answer() => Err(fault),
             _ => self.probe_holds(link).await,
@@ -156,16 +158,20 @@ impl Core {
 
     /// Asks for one thing. With a canary, both are read in the same instant:
     /// between two reads the balances could be lost and the loss go unseen.
-    pub(super) async fn read(&self, link: &Link, command: Cmd) -> Result<Value, Fault> {
+    pub(super) async fn read(&self, link: &Link, question: &Question) -> Result<Value, Fault> {
         let Some(canary) = &self.canary else {
-            return link.ask(&command).await.map_err(Fault::of_a_read);
+            let reply = link.pose(question, Lasting::FromNowOn).await;
+            return reply.map_err(Fault::of_a_read);
         };
-        let mut commands = Pipeline::with_capacity(4);
+        let mut commands = Pipeline::with_capacity(5);
         commands.cmd("MULTI");
         commands.add_command(canary.clone());
-        commands.add_command(command);
+        for command in question.commands() {
+            commands.add_command(command.clone());
+        }
         commands.cmd("EXEC");
-        read_transaction(link.ask_all(&commands).await?).map_err(Fault::of_a_read)
+        let replies = link.ask_all(&commands).await?;
+        read_transaction(question, replies).map_err(Fault::of_a_read)
     }
 
     /// When a call that begins now has to be over.
@@ -323,8 +329,8 @@ pub(super) fn from_now(span: Duration) -> Instant {
     now.checked_add(span).unwrap_or(now)
 }
 
-/// Takes the replies to `MULTI`, `EXISTS canary`, the command, `EXEC` apart.
-fn read_transaction(replies: Vec<Value>) -> Result<Value, Fault> {
+/// Takes the replies to `MULTI`, `EXISTS canary`, the question, `EXEC` apart.
+fn read_transaction(question: &Question, replies: Vec<Value>) -> Result<Value, Fault> {
     let refused = replies.iter().find_map(|reply| match reply {
         // EXECABORT only repeats that an earlier one was refused.
         Value::ServerError(error) if error.code() != "EXECABORT" => Some(error),
@@ -333,18 +339,19 @@ fn read_transaction(replies: Vec<Value>) -> Result<Value, Fault> {
     if let Some(error) = refused {
         return Err(Fault::from_server(error));
     }
-    let Some(Value::Array(results)) = replies.into_iter().nth(3) else {
+    let replies_due = question.commands().len().saturating_add(3);
+    let is_whole = replies.len() == replies_due;
+    let Some(Value::Array(mut results)) = replies.into_iter().last().filter(|_| is_whole) else {
         return Err(Fault::nonsense());
     };
-    let Ok([canary, value]) = <[Value; 2]>::try_from(results) else {
+    if results.is_empty() {
         return Err(Fault::nonsense());
-    };
-    match (canary, value) {
-        (Value::Int(0), _) => Err(Fault::CanaryMissing),
-        (Value::ServerError(error), _) | (_, Value::ServerError(error)) => {
-            Err(Fault::from_server(&error))
-        }
-        (Value::Int(_), value) => Ok(value),
+    }
+    let answers = results.split_off(1);
+    match results.pop() {
+        Some(Value::Int(0)) => Err(Fault::CanaryMissing),
+        Some(Value::Int(_)) => question.reply(answers),
+        Some(Value::ServerError(error)) => Err(Fault::from_server(&error)),
         _ => Err(Fault::nonsense()),
     }
 }

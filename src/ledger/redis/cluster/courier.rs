@@ -12,6 +12,7 @@ use super::{Cluster, Node};
 use crate::ledger::LedgerError;
 use crate::ledger::redis::fault::Fault;
 use crate::ledger::redis::link::Link;
+use crate::ledger::redis::question::Question;
 use crate::ledger::redis::slots::{key_of, slot_of};
 use crate::ledger::redis::supervisor::from_now;
 use crate::ledger::redis::{RedisSettings, SettingsError};
@@ -150,7 +151,7 @@ impl Courier {
                     map = MapState::ToBeLearnt;
                     // It was not carried out, so this is still the first time.
                     let slot = slot_of(key_of(command).unwrap_or_default());
-                    let again = |_: &Link, _| Cmd::clone(command);
+                    let again = |_: &Link, _| Question::One(Cmd::clone(command));
                     let whole = |_: &Link, _, answer| Ok(answer);
                     let answer = self.cluster.ask(slot, until, again, whole).await?;
                     *progress = Progress::Something;
