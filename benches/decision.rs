@@ -1,5 +1,5 @@
 //! What a start costs apart from sockets: the decision, reading a balance,
-//! finding the route, rendering a problem.
+//! finding the route, knowing who pays by a token, rendering a problem.
 //!
 //! `cargo bench --bench decision`. These numbers guard against a step that
 //! suddenly costs ten times as much; what a request costs as a whole is told
@@ -11,12 +11,18 @@
 use std::hint::black_box;
 use std::iter;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use http::{HeaderMap, HeaderValue};
 use tollgate::billing::admission::{Balance, Missing, OnOutage, Refusal, Rule, decide};
 use tollgate::billing::credits::Credits;
 use tollgate::config;
 use tollgate::config::pattern::StartPattern;
+use tollgate::edge::identify::jwt::token::Token;
+use tollgate::edge::identify::jwt::{Jwt, Waited};
+use tollgate::edge::identify::keyring::Keyring;
+use tollgate::edge::identify::keyring::keys::{Algorithm, Keys};
 use tollgate::edge::problem::Problem;
 use tollgate::edge::problem::style::{About, Style};
 use tollgate::edge::route::{Found, Table};
@@ -155,5 +161,80 @@ fn problem(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, decision, credits, route, problem);
+/// The keys and signatures of RFC 7515, appendix A, and RFC 8037, appendix A.4.
+const JWKS: &str = r#"{"keys":[
+    {"kid":"rsa","kty":"RSA","e":"AQAB","n":"ofgWCuLjybRlzo0tZWJjNiuSfb4p4fAkd_wWJcyQoTbji9k0l8W26mPddxHmfHQp-Vaw-4qPCJrcS2mJPMEzP1Pt0Bm4d4QlL-yRT-SFd2lZS-pCgNMsD1W_YpRPEwOWvG6b32690r2jZ47soMZo9wGzjb_7OMg0LOL-bSf63kpaSHSXndS5z5rexMdbBYUsLA9e-KXBdQOS-UTo7WTBEMa2R2CapHg665xsmtdVMTBQY4uDZlxvb3qCo5ZwKh9kG4LT6_I5IhlJH7aGhyxXFvUK-DWNmoudF8NAco9_h9iaGNj8q2ethFkMLs91kzk2PAcDTW9gb54h4FRWyuXpoQ"},
+    {"kid":"ec","kty":"EC","crv":"P-256","x":"f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU","y":"x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0"},
+    {"kid":"ed","kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}"#;
+const CLAIMS: &str = "eyJpc3MiOiJqb2UiLA0KICJleHAiOjEzMDA4MTkzODAsDQogImh0dHA6Ly9leGFtcGxlLmNvbS9pc19yb290Ijp0cnVlfQ";
+const SIGNATURES: [(&str, Algorithm, &str, &str, &str); 3] = [
+    (
+        "rs256",
+        Algorithm::Rs256,
+        "eyJhbGciOiJSUzI1NiJ9",
+        CLAIMS,
+        "cC4hiUPoj9Eetdgtv3hF80EGrhuB__dzERat0XF9g2VtQgr9PJbu3XOiZj5RZmh7AAuHIm4Bh-0Qc_lF5YKt_O8W2Fp5jujGbds9uJdbF9CUAr7t1dnZcAcQjbKBYNX4BAynRFdiuB--f_nZLgrnbyTyWzO75vRK5h6xBArLIARNPvkSjtQBMHlb1L07Qe7K0GarZRmB_eSN9383LcOLn6_dO--xi12jzDwusC-eOkHWEsqtFZESc6BfI7noOPqvhJ1phCnvWh6IeYI2w9QOYEUipUTI8np6LbgGY9Fs98rqVt5AXLIhWkWywlVmtVrBp0igcN_IoypGlUPQGe77Rw",
+    ),
+    (
+        "es256",
+        Algorithm::Es256,
+        "eyJhbGciOiJFUzI1NiJ9",
+        CLAIMS,
+        "DtEhU3ljbEg8L38VWAfUAqOyKAM6-Xx-F4GawxaepmXFCgfTjDxw5djxLa8ISlSApmWQxfKTUJqPP3-Kg6NU1Q",
+    ),
+    (
+        "eddsa",
+        Algorithm::EdDsa,
+        "eyJhbGciOiJFZERTQSJ9",
+        "RXhhbXBsZSBvZiBFZDI1NTE5IHNpZ25pbmc",
+        "hgyY0il_MGCjP0JzlnLWG1PPOt7-09PGcvMg3AIbQR6dWbhijcNR4ki4iylGjg5BhVsPt9g7sVvpAr_MuM0KAg",
+    ),
+];
+
+fn signature(criterion: &mut Criterion) {
+    let keys = Keys::read(JWKS.as_bytes()).unwrap();
+    let mut group = criterion.benchmark_group("token_signature");
+    for (name, algorithm, header, claims, signature) in SIGNATURES {
+        let signed = format!("{header}.{claims}");
+        let signature = URL_SAFE_NO_PAD.decode(signature).unwrap();
+        let verify = || keys.verify(algorithm, None, black_box(signed.as_bytes()), &signature);
+        assert_eq!(verify(), Ok(()), "{name}");
+        group.bench_function(name, |bencher| bencher.iter(verify));
+    }
+    group.finish();
+}
+
+/// A token of the usual size, all that is looked at, its signature remembered.
+fn token(criterion: &mut Criterion) {
+    let secret = [7; 32];
+    let header = URL_SAFE_NO_PAD.encode(r#"{"alg":"HS256","typ":"JWT","kid":"2026-11"}"#);
+    let claims = format!(
+        r#"{{"iss":"https://issuer.example","aud":"tasks","exp":9999999999,"sub":"ann","team_id":"acme","more":"{}"}}"#,
+        "x".repeat(400)
+    );
+    let signed = format!("{header}.{}", URL_SAFE_NO_PAD.encode(claims));
+    let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &secret);
+    let mac = ring::hmac::sign(&key, signed.as_bytes());
+    let text = format!("{signed}.{}", URL_SAFE_NO_PAD.encode(mac));
+    let configured = serde_json::json!({
+        "issuer": "https://issuer.example", "audience": "tasks", "team_claim": "team_id",
+    });
+    let configured = serde_json::from_value(configured).unwrap();
+    let jwt = Jwt::new(&configured, Keyring::fixed(Keys::of_secret(&secret)));
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
+    let payer = || {
+        let token = Token::read(black_box(text.as_bytes())).unwrap();
+        runtime.block_on(jwt.payer(&token))
+    };
+    assert!(matches!(payer(), (Ok(_), Waited::No)));
+    criterion.bench_function("token_remembered", |bencher| bencher.iter(payer));
+    let key = "wk-0123456789abcdef0123456789abcdef0123456789abcdef";
+    criterion.bench_function("token_that_is_a_key", |bencher| {
+        bencher.iter(|| Token::read(black_box(key.as_bytes())).is_some());
+    });
+}
+
+criterion_group!(benches, decision, credits, route, signature, token, problem);
 criterion_main!(benches);

@@ -2,8 +2,16 @@
 //!
 //! The configured identities are tried in order; the first that applies
 //! decides. An API key applies when the request has a bearer token, a header
-//! when it comes from a listed TCP peer. What a key stands for may be
-//! remembered for a moment (`KeyFacts`); a balance never is.
+//! when it comes from a listed TCP peer, a client certificate when its
+//! connection has one that says a team. Where token issuers are configured, a
+//! bearer token that has the form of a signed one is theirs, and no API key.
+//! What a key stands for may be remembered for a moment (`KeyFacts`); a balance
+//! never is.
+
+pub mod certificate;
+pub mod jwt;
+pub mod keyring;
+pub mod path;
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -12,6 +20,10 @@ use http::header::{AUTHORIZATION, HeaderMap, HeaderName};
 use moka::sync::Cache;
 use sha2::{Digest as _, Sha256};
 
+use self::certificate::{Certificate, Mtls};
+use self::jwt::token::Token;
+use self::jwt::{Jwt, Waited};
+use self::keyring::Keyring;
 use super::trace::hex;
 use crate::billing::team::{Principal, TeamId};
 use crate::config;
@@ -26,6 +38,17 @@ const KEY_FACTS_MAX: u64 = 100_000;
 
 /// Hex digits of a key's hash that name its holder where nothing else does.
 const PRINCIPAL_HEX_DIGITS: usize = 12;
+
+/// What a request shows of who sends it.
+#[derive(Clone, Copy)]
+pub struct Caller<'a> {
+    /// Its headers.
+    pub headers: &'a HeaderMap,
+    /// The TCP peer.
+    pub peer: Option<IpAddr>,
+    /// The client certificate, if there is one and it is good.
+    pub certificate: Option<&'a Certificate>,
+}
 
 /// Who pays for a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,6 +70,10 @@ pub enum NoPayer {
     Invalid(&'static str),
     /// The ledger could not be asked, or holds nonsense for this key.
     Unknown(LedgerError),
+    /// Nobody who could vouch for the credentials answers, and why. It is no
+    /// outage that `on_outage` could let through: whoever makes credentials up
+    /// can have it so.
+    Unvouched(&'static str),
 }
 
 /// The configured identities.
@@ -58,6 +85,8 @@ pub struct Identities {
 enum Identity {
     ApiKey(ApiKey),
     Header(Header),
+    Jwt(Box<Jwt>),
+    Mtls(Mtls),
 }
 
 struct ApiKey {
@@ -75,9 +104,11 @@ struct Header {
 struct KeyFacts(Option<Cache<[u8; 32], KeyFact>>);
 
 impl Identities {
-    /// Takes the identities as configured.
+    /// Takes the identities as configured, and the keys of those that are
+    /// token issuers, in their order.
     #[must_use]
-    pub fn new(configured: &[config::Identity]) -> Self {
+    pub fn new(configured: &[config::Identity], keyrings: &[Keyring]) -> Self {
+        let mut keyrings = keyrings.iter();
         let mut guarded = vec![AUTHORIZATION, IDEMPOTENCY_KEY];
         let ordered = configured
             .iter()
@@ -96,6 +127,11 @@ impl Identities {
                         from: header.from.clone(),
                     })
                 }
+                config::Identity::Jwt(jwt) => {
+                    let keyring = keyrings.next().cloned().unwrap_or_else(Keyring::empty);
+                    Identity::Jwt(Box::new(Jwt::new(jwt, keyring)))
+                }
+                config::Identity::Mtls(mtls) => Identity::Mtls(Mtls::new(mtls)),
             })
             .collect();
         Identities { ordered, guarded }
@@ -105,6 +141,13 @@ impl Identities {
     #[must_use]
     pub fn guarded(&self) -> &[HeaderName] {
         &self.guarded
+    }
+
+    /// Whether client certificates are asked who pays.
+    #[must_use]
+    pub fn ask_certificates(&self) -> bool {
+        let asks = |identity: &Identity| matches!(identity, Identity::Mtls(_));
+        self.ordered.iter().any(asks)
     }
 
     /// Names the identity headers that this peer may not set, so that the
@@ -119,24 +162,44 @@ impl Identities {
         }
     }
 
-    /// Finds out who pays.
+    /// Finds out who pays. `until` is put off if it took time for which the
+    /// ledger is not to blame.
     ///
     /// # Errors
     /// Why nobody was found.
     pub async fn payer(
         &self,
-        headers: &HeaderMap,
-        peer: Option<IpAddr>,
+        caller: Caller<'_>,
         ledger: &dyn Ledger,
-        until: Instant,
+        until: &mut Instant,
     ) -> Result<Payer, NoPayer> {
-        for identity in &self.ordered {
+        let Caller {
+            headers,
+            peer,
+            certificate,
+        } = caller;
+        let bearer = bearer(headers);
+        let signed = bearer.and_then(|text| self.signed(text));
+        for (index, identity) in self.ordered.iter().enumerate() {
             let found = match identity {
-                Identity::ApiKey(key) => match bearer(headers) {
-                    Some(token) => Some(key.payer(token, headers, ledger, until).await),
-                    None => None,
+                Identity::ApiKey(key) => match (bearer, &signed) {
+                    (Some(token), None) => Some(key.payer(token, headers, ledger, *until).await),
+                    _ => None,
+                },
+                Identity::Jwt(jwt) => match &signed {
+                    Some((token, whose)) if *whose == index => {
+                        // On the heap: starts without a token would carry its
+                        // room about.
+                        let (payer, waited) = Box::pin(jwt.payer(token)).await;
+                        if waited == Waited::Yes {
+                            *until = ledger.until();
+                        }
+                        Some(payer)
+                    }
+                    _ => None,
                 },
                 Identity::Header(header) => header.payer(headers, peer),
+                Identity::Mtls(mtls) => mtls.payer(certificate),
             };
             if let Some(found) = found {
                 return found;
@@ -144,10 +207,29 @@ impl Identities {
         }
         Err(NoPayer::Unauthenticated)
     }
+
+    /// A bearer token that has the form of a signed token, and the identity
+    /// whose business it is: that of the issuer it names, else the first, which
+    /// will have none of it. Without any, it is a key like another.
+    fn signed<'a>(&self, text: &'a [u8]) -> Option<(Token<'a>, usize)> {
+        let issuers = || {
+            let ordered = self.ordered.iter().enumerate();
+            ordered.filter_map(|(index, identity)| match identity {
+                Identity::Jwt(jwt) => Some((index, jwt)),
+                _ => None,
+            })
+        };
+        let (first, _) = issuers().next()?;
+        let token = Token::read(text)?;
+        let named = issuers().find(|(_, jwt)| jwt.is_named_by(&token));
+        let whose = named.map_or(first, |(index, _)| index);
+        Some((token, whose))
+    }
 }
 
 /// The bearer token of a request (RFC 6750, section 2.1), if it has one.
-fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
+#[must_use]
+pub fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
     let value = headers.get(AUTHORIZATION)?.as_bytes();
     let (scheme, token) = value.split_at_checked(b"bearer".len())?;
     let separated = token.is_empty() || token.starts_with(b" ") || token.starts_with(b"\t");
@@ -264,7 +346,7 @@ impl KeyFacts {
 mod tests {
     use super::*;
     use crate::billing::credits::Credits;
-    use crate::ledger::Health;
+    use crate::ledger::{Health, Mark, TeamFact};
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     /// A ledger that knows one key and counts how often it is asked.
@@ -290,6 +372,14 @@ mod tests {
             self.asked.fetch_add(1, Ordering::Relaxed);
             Ok((sha256 == self.sha256).then(|| self.fact.clone()))
         }
+        async fn team_fact_by(&self, _: &str, _: Instant) -> Result<Option<TeamFact>, LedgerError> {
+            Ok(None)
+        }
+
+        async fn mark_by(&self, _: &str, _: Duration, _: Instant) -> Result<Mark, LedgerError> {
+            Ok(Mark::First)
+        }
+
         async fn set_balance(&self, _: &TeamId, _: Credits) -> Result<(), LedgerError> {
             Ok(())
         }
@@ -327,10 +417,19 @@ mod tests {
             name: "x-team-id".parse().unwrap(),
             from: vec!["10.0.0.0/8".parse().unwrap()],
         };
-        Identities::new(&[
+        let configured = [
             config::Identity::ApiKey(key),
             config::Identity::Header(header),
-        ])
+        ];
+        Identities::new(&configured, &[])
+    }
+
+    fn caller(headers: &HeaderMap, peer: Option<IpAddr>) -> Caller<'_> {
+        Caller {
+            headers,
+            peer,
+            certificate: None,
+        }
     }
 
     async fn ask(
@@ -344,7 +443,7 @@ mod tests {
             .collect();
         let peer = peer.parse().ok();
         let payer = identities("2s")
-            .payer(&headers, peer, ledger, Instant::now())
+            .payer(caller(&headers, peer), ledger, &mut Instant::now())
             .await?;
         Ok(payer.team.as_str().to_owned())
     }
@@ -426,7 +525,7 @@ mod tests {
             let headers = HeaderMap::from_iter([(AUTHORIZATION, value)]);
             for _ in 0..2 {
                 let _ = identities
-                    .payer(&headers, None, &ledger, Instant::now())
+                    .payer(caller(&headers, None), &ledger, &mut Instant::now())
                     .await;
             }
             assert_eq!(

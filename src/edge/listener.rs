@@ -215,14 +215,28 @@ where
             requests(stream, protocol, app, shared, shutdown).await;
         }
         Hello::Tls(acceptor) => {
-            let handshake = timeout(shared.handshake_timeout, acceptor.tls_handshake(stream)).await;
-            let handshake = handshake.map_err(|_| io::ErrorKind::TimedOut)?;
-            let stream = handshake.map_err(|error| io::Error::other(error.to_string()))?;
+            let stream = handshake(stream, &acceptor, shared)
+                .await
+                .inspect_err(|_| {
+                    if let Count::In(metrics) = &shared.count {
+                        metrics.handshakes_failed.inc();
+                    }
+                })?;
             let protocol = stream.selected_alpn_proto();
             requests(stream, protocol, app, shared, shutdown).await;
         }
     }
     Ok(())
+}
+
+async fn handshake(
+    stream: L4Stream,
+    acceptor: &Acceptor,
+    shared: &Shared,
+) -> io::Result<impl IO + 'static> {
+    let handshake = timeout(shared.handshake_timeout, acceptor.tls_handshake(stream)).await;
+    let handshake = handshake.map_err(|_| io::ErrorKind::TimedOut)?;
+    handshake.map_err(|error| io::Error::other(error.to_string()))
 }
 
 fn l4(stream: TcpStream, peer: SocketAddr) -> L4Stream {

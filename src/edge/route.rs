@@ -6,10 +6,13 @@
 //! (`readings`): if any of them is a start route, the request is that start;
 //! if they disagree about which, it is [`Found::Ambiguous`]. The target that
 //! is forwarded is the target that was received, whatever was read into it.
+//! What stands in a path's parameters is found out in the same way
+//! ([`Parameters`]).
 //!
 //! The form of a route as written in the configuration is in
 //! [`crate::config::pattern`].
 
+mod parameters;
 mod readings;
 
 use std::borrow::Cow;
@@ -18,6 +21,7 @@ use std::collections::BTreeMap;
 use http::header::HeaderName;
 
 use crate::config::pattern::{Segment, StartPattern};
+pub use parameters::Parameters;
 use readings::Readings;
 
 /// Headers with which some frameworks let a client override the method.
@@ -181,7 +185,7 @@ impl Search {
         match readings {
             Readings::Plain(path) => self.one_reading(root, path),
             Readings::Several(paths) => {
-                for path in paths {
+                for (path, _) in paths {
                     self.one_reading(root, path);
                 }
             }
@@ -423,7 +427,7 @@ mod tests {
     }
 
     /// Ways to disguise a path that some upstream undoes.
-    fn disguise(path: &str, way: u8, at: usize) -> String {
+    pub(super) fn disguise(path: &str, way: u8, at: usize) -> String {
         let slashes: Vec<usize> = path
             .char_indices()
             .filter(|(_, c)| *c == '/')
@@ -445,7 +449,7 @@ mod tests {
         }
     }
 
-    fn encode(path: &str, at: usize) -> String {
+    pub(super) fn encode(path: &str, at: usize) -> String {
         let at = 1 + at % (path.len() - 1);
         let (head, tail) = path.split_at(at);
         let mut chars = tail.chars();

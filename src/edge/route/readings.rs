@@ -19,23 +19,26 @@ const READINGS_MAX: usize = 512;
 const WORK_MAX_BYTES: usize = 512 * 1024;
 
 /// How often an upstream may percent-decode.
-const DECODES_MAX: u8 = 2;
+pub const DECODES_MAX: u8 = 2;
+
+/// A path, and how often it was percent-decoded as a whole.
+pub type Reading = (Vec<u8>, u8);
 
 /// All readings of one target.
 pub enum Readings<'a> {
     /// Nothing in the path can be read in two ways.
     Plain(&'a [u8]),
     /// These, the path as received among them.
-    Several(HashSet<Vec<u8>>),
+    Several(HashSet<Reading>),
     /// More than the bounds allow to work out.
     TooMany,
 }
 
 /// One step that an upstream may take.
-type Step = fn(&[u8]) -> Option<Vec<u8>>;
+pub type Step = fn(&[u8]) -> Option<Vec<u8>>;
 
 /// The steps besides percent-decoding. Each gives `None` where it changes nothing.
-const STEPS: [Step; 12] = [
+pub const STEPS: [Step; 12] = [
     |path| end_at(path, b'?'),
     |path| end_at(path, b';'),
     |path| end_at(path, b'#'),
@@ -57,7 +60,7 @@ impl<'a> Readings<'a> {
         if is_plain(path) {
             return Readings::Plain(path);
         }
-        let mut seen: HashSet<(Vec<u8>, u8)> = HashSet::new();
+        let mut seen: HashSet<Reading> = HashSet::new();
         let mut todo = vec![(path.to_vec(), 0_u8)];
         let mut work = 0_usize;
         while let Some((reading, decodes)) = todo.pop() {
@@ -79,7 +82,7 @@ impl<'a> Readings<'a> {
             );
             seen.insert((reading, decodes));
         }
-        Readings::Several(seen.into_iter().map(|(reading, _)| reading).collect())
+        Readings::Several(seen)
     }
 }
 
@@ -108,7 +111,7 @@ fn after_authority(target: &[u8]) -> &[u8] {
 }
 
 /// Whether a path has one reading, case and a trailing slash aside.
-fn is_plain(path: &[u8]) -> bool {
+pub fn is_plain(path: &[u8]) -> bool {
     // One pass: this is all that an ordinary path costs. A segment that begins
     // with a dot is looked at closely, and so is one that is empty.
     let mut before = b'x';
@@ -133,7 +136,8 @@ fn changed(path: &[u8], next: Vec<u8>) -> Option<Vec<u8>> {
     (next != path).then_some(next)
 }
 
-fn decode(path: &[u8]) -> Option<Vec<u8>> {
+/// Percent-decodes once. What is no escape stays as it is.
+pub fn decode(path: &[u8]) -> Option<Vec<u8>> {
     let digit = |byte: Option<&u8>| byte.and_then(|b| char::from(*b).to_digit(16));
     let mut next = Vec::with_capacity(path.len());
     let mut rest = path;
