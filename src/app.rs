@@ -11,6 +11,7 @@ pub mod admin;
 pub mod build;
 pub mod life;
 mod listening;
+pub mod rehearsal;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};

@@ -4,12 +4,13 @@
 //! understood safely, [`route`] finds out whether it starts a run, [`identify`]
 //! who pays; the ledger says what the team has and
 //! [`crate::billing::admission`] decides; [`problem`] and [`answer`] refuse,
-//! [`forward`] and [`upstreams`] pass on, and [`watch`] looks at what comes back. Admission happens in
-//! `request_filter`, once: the phases that Pingora repeats on an upstream
-//! retry never touch money.
+//! [`forward`] and [`upstreams`] pass on, and [`watch`] looks at what comes
+//! back. Admission happens in `request_filter`, once: the phases that Pingora
+//! repeats on an upstream retry never touch money.
 
 pub mod admit;
 pub mod answer;
+pub mod body;
 pub mod connection;
 pub mod context;
 pub mod forward;
@@ -25,8 +26,10 @@ pub mod replay;
 pub mod route;
 pub mod secret;
 pub mod trace;
+pub mod trigger;
 pub mod upstreams;
 pub mod watch;
+pub mod webhooks;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -35,15 +38,18 @@ use std::time::{Duration, Instant, SystemTime};
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use bytes::Bytes;
+use http::header::EXPECT;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_error::{Error, ErrorSource, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, Session};
 
 use crate::telemetry::Metrics;
+use body::Room;
 use connection::Phase;
 use context::{AboutRun, Attempt, Context, InFlight};
 use forward::Scheme;
+use identify::certificate::Certificate;
 use live::Live;
 use logged::Logged;
 use problem::{Problem, fault};
@@ -57,6 +63,8 @@ pub struct Gateway {
     metrics: Arc<Metrics>,
     logged: Logged,
     in_flight: Arc<AtomicUsize>,
+    room: Room,
+    replay_room: Room,
 }
 
 impl Gateway {
@@ -73,6 +81,8 @@ impl Gateway {
             metrics,
             logged,
             in_flight,
+            room: Room::default(),
+            replay_room: Room::default(),
         }
     }
 }
@@ -96,6 +106,7 @@ impl ProxyHttp for Gateway {
             began: Instant::now(),
             began_at: SystemTime::now(),
             peer: None,
+            certificate: None,
             ids: Ids::default(),
             start: None,
             hold_until: None,
@@ -106,6 +117,7 @@ impl ProxyHttp for Gateway {
             reason: None,
             fault: None,
             body_bytes: 0,
+            body: None,
             in_flight,
         }
     }
@@ -139,6 +151,9 @@ impl ProxyHttp for Gateway {
         }
         let peer = session.client_addr().and_then(|address| address.as_inet());
         context.peer = peer.map(|address| address.ip().to_canonical());
+        if context.live.identities.ask_certificates() {
+            context.certificate = session.digest().and_then(Certificate::of);
+        }
         context.ids = Ids::of(&session.req_header().headers);
         Ok(())
     }
@@ -174,6 +189,11 @@ impl ProxyHttp for Gateway {
                 "the body took longer than credits are set aside for it",
             );
             return Err(error.into_down());
+        }
+        if let Some(held) = &context.body {
+            // It was measured when it was read.
+            held.put_back(body);
+            return Ok(());
         }
         let Some(max_body) = context.route().and_then(|route| route.max_body) else {
             return Ok(());
@@ -269,6 +289,10 @@ impl ProxyHttp for Gateway {
             .is_some_and(|digest| digest.ssl_digest.is_some());
         let scheme = if tls { Scheme::Https } else { Scheme::Http };
         context.live.forward.apply(request, context, scheme)?;
+        if context.body.is_some() {
+            // The body is here: the client was told to go on, if it waited.
+            request.remove_header(&EXPECT);
+        }
         // The connection is there and the head goes out next: from here on
         // nobody can say that nothing was sent.
         context.attempt.sent = Some(Instant::now());
@@ -284,6 +308,8 @@ impl ProxyHttp for Gateway {
         if !response.status.is_informational() {
             context.attempt.answered = context.attempt.sent.map(|sent| sent.elapsed());
             context.attempt.status = Some(response.status.as_u16());
+            // It was sent, and no other attempt follows.
+            context.body = None;
         }
         watch::answer(context, &session.req_header().method, response);
         Ok(())

@@ -5,11 +5,14 @@
 //! a request pays an atomic add and no label look-up. No team, key, path or
 //! client address is ever a label: their number is not bounded.
 //! The access log is in [`access`]; how logs are set up in [`logging`]; the
-//! metrics of hold mode in [`holds`].
+//! metrics of hold mode in [`holds`], those of notices in [`notices`], those of
+//! issuers' keys in [`tokens`].
 
 pub mod access;
 pub mod holds;
 pub mod logging;
+pub mod notices;
+pub mod tokens;
 
 use std::sync::Arc;
 
@@ -21,6 +24,8 @@ use prometheus::{
 use crate::billing::admission::Refusal;
 use crate::billing::trigger::Trigger;
 use holds::HoldMetrics;
+use notices::NoticeMetrics;
+use tokens::TokenMetrics;
 
 /// Upper bounds of `tollgate_ledger_seconds`, in seconds: fine around the
 /// tenths of a millisecond that Redis takes, up to past the default deadline.
@@ -43,17 +48,20 @@ pub enum Outcome {
     UnknownRefused,
     /// Answered for another reason: no credentials, not theirs, not understood.
     Invalid,
+    /// Forwarded: a delivery that starts nothing.
+    Passed,
 }
 
 impl Outcome {
     /// Every outcome.
-    pub const ALL: [Outcome; 6] = [
+    pub const ALL: [Outcome; 7] = [
         Outcome::Admitted,
         Outcome::Refused,
         Outcome::WouldRefuse,
         Outcome::UnknownAdmitted,
         Outcome::UnknownRefused,
         Outcome::Invalid,
+        Outcome::Passed,
     ];
 
     /// The value of the label `verdict`, and of the log field.
@@ -66,6 +74,7 @@ impl Outcome {
             Outcome::UnknownAdmitted => "unknown_admitted",
             Outcome::UnknownRefused => "unknown_refused",
             Outcome::Invalid => "invalid",
+            Outcome::Passed => "passed",
         }
     }
 }
@@ -96,6 +105,7 @@ struct ByLabel {
     requests: IntCounterVec,
     refusals: IntCounterVec,
     would_refusals: IntCounterVec,
+    redeliveries: IntCounterVec,
     turned_away: IntCounterVec,
     reloads: IntCounterVec,
 }
@@ -116,6 +126,9 @@ pub struct Metrics {
     pub connections: IntGauge,
     /// `tollgate_connections_refused_total`: over the bound.
     pub connections_refused: IntCounter,
+    /// `tollgate_tls_handshakes_failed_total`: clients that were not let in, or
+    /// did not come in; there is no request and no line in the access log.
+    pub handshakes_failed: IntCounter,
     /// `tollgate_requests_in_flight`.
     pub in_flight: IntGauge,
     /// `tollgate_unlisted_writes_total`: writes that no route lists, passed.
@@ -131,13 +144,19 @@ pub struct Metrics {
     pub upstream_addresses_healthy: IntGauge,
     /// What is told of holds.
     pub holds: HoldMetrics,
+    /// What is told of token issuers' keys.
+    pub tokens: TokenMetrics,
+    /// What became of notices.
+    pub notices: NoticeMetrics,
 }
 
 /// The counters of one start route.
 #[derive(Clone)]
 pub struct RouteMetrics {
-    outcomes: Arc<[IntCounter; 6]>,
-    refusals: Arc<[IntCounter; 4]>,
+    outcomes: Arc<[IntCounter; 7]>,
+    /// By the triggers that its starts can have, of which there are few.
+    refusals: Arc<[(Trigger, [IntCounter; 4])]>,
+    redeliveries: IntCounter,
 }
 
 impl RouteMetrics {
@@ -148,6 +167,11 @@ impl RouteMetrics {
                 counter.inc();
             }
         }
+    }
+
+    /// Counts a delivery that came again and is in no other count.
+    pub fn count_redelivery(&self) {
+        self.redeliveries.inc();
     }
 }
 
@@ -182,6 +206,10 @@ impl Metrics {
                 "tollgate_connections_refused_total",
                 "Client connections answered 503 because there were too many.",
             )?,
+            handshakes_failed: counter(
+                "tollgate_tls_handshakes_failed_total",
+                "TLS handshakes of clients that came to nothing: a bad client certificate shows here.",
+            )?,
             in_flight: gauge("tollgate_requests_in_flight", "Requests in flight now.")?,
             unlisted_writes: counter(
                 "tollgate_unlisted_writes_total",
@@ -204,34 +232,41 @@ impl Metrics {
                 "Requests that the upstream failed.",
             )?,
             holds: HoldMetrics::new(&registry)?,
+            tokens: TokenMetrics::new(&registry)?,
+            notices: NoticeMetrics::new(&registry)?,
             registry,
         })
     }
 
-    /// The counters of a start route, by its name as configured and its trigger.
+    /// The counters of a start route, by its name as configured and the
+    /// triggers that its starts can have.
     #[must_use]
-    pub fn route(&self, route: &str, trigger: Trigger) -> RouteMetrics {
+    pub fn route(&self, route: &str, triggers: &[Trigger]) -> RouteMetrics {
         let counter = |outcome: Outcome| {
             self.by_label
                 .requests
                 .with_label_values(&[route, outcome.name()])
         };
-        let refusal = |refusal: Refusal| {
-            self.by_label
-                .refusals
-                .with_label_values(&[refusal.reason(), trigger.name()])
+        let refusals = |trigger: &Trigger| {
+            let counter = |refusal: Refusal| {
+                let labels = [refusal.reason(), trigger.name()];
+                self.by_label.refusals.with_label_values(&labels)
+            };
+            (*trigger, Refusal::ALL.map(counter))
         };
         RouteMetrics {
             outcomes: Arc::new(Outcome::ALL.map(counter)),
-            refusals: Arc::new(Refusal::ALL.map(refusal)),
+            refusals: triggers.iter().map(refusals).collect(),
+            redeliveries: self.by_label.redeliveries.with_label_values(&[route]),
         }
     }
 
     /// Counts a start that was answered at the edge.
     pub fn count_refusal(&self, route: &RouteMetrics, reason: &str, trigger: Trigger) {
-        let known = Refusal::ALL.iter().zip(route.refusals.iter());
-        let mut known = known.filter(|(refusal, _)| refusal.reason() == reason);
-        match known.next() {
+        let of_trigger = route.refusals.iter().find(|(known, _)| *known == trigger);
+        let counters = of_trigger.iter().flat_map(|(_, counters)| counters);
+        let mut known = Refusal::ALL.iter().zip(counters);
+        match known.find(|(refusal, _)| refusal.reason() == reason) {
             Some((_, counter)) => counter.inc(),
             None => self
                 .by_label
@@ -295,6 +330,11 @@ impl ByLabel {
                 "tollgate_would_refusals_total",
                 "Start requests forwarded in shadow mode that would be answered at the edge, by reason and trigger.",
                 &["reason", "trigger"],
+            )?,
+            redeliveries: counters(
+                "tollgate_redeliveries_total",
+                "Deliveries that came again with the same verdict, and are in no other count.",
+                &["route"],
             )?,
             turned_away: counters(
                 "tollgate_turned_away_total",

@@ -1,9 +1,9 @@
 //! The house rules that a compiler does not check: imports point down, every
 //! file says what it is for, and nothing grows past what one can read.
 //!
-//! Floors, top to bottom: `main`, `cli`, `app`, then `edge`, then `keeper` and
-//! `refusals`, `events`, `telemetry`, then `ledger` (with `sync`) and `config`,
-//! then `billing`.
+//! Floors, top to bottom: `main`, `cli`, `app`, then `edge`, then `keeper`,
+//! `notices` and `refusals`, then `events`, `egress`, `telemetry`, then `ledger`
+//! (with `sync`) and `config`, then `billing`.
 
 // Here a panic is how a claim fails, and test data is known to be in bounds.
 #![allow(
@@ -57,11 +57,25 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "billing",
         ],
     ),
+    ("egress", &["egress", "config"]),
+    (
+        "notices",
+        &[
+            "notices",
+            "egress",
+            "telemetry",
+            "ledger",
+            "config",
+            "billing",
+        ],
+    ),
     (
         "edge",
         &[
             "edge",
             "keeper",
+            "notices",
+            "egress",
             "events",
             "refusals",
             "telemetry",
@@ -76,6 +90,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "app",
             "edge",
             "keeper",
+            "notices",
+            "egress",
             "events",
             "refusals",
             "telemetry",
@@ -91,6 +107,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "app",
             "edge",
             "keeper",
+            "notices",
+            "egress",
             "events",
             "refusals",
             "telemetry",

@@ -7,6 +7,10 @@
 mod acceptor;
 mod holds;
 mod keeping;
+mod ledger;
+pub mod outside;
+pub mod payers;
+pub mod tokens;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -19,11 +23,13 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::billing::admission::Rule;
+use crate::billing::trigger::Trigger;
 use crate::config::pattern::StartPattern;
+use crate::config::values::HeaderText;
 use crate::config::{self, Config};
 use crate::edge::forward;
 use crate::edge::identify::Identities;
-use crate::edge::live::{Enforcement, Holding, Limits, Live, StartRoute};
+use crate::edge::live::{Enforcement, Holding, Limits, Live, StartRoute, TriggerFrom};
 use crate::edge::problem::style::Style;
 use crate::edge::route::Table;
 use crate::edge::secret::SecretPaths;
@@ -33,14 +39,16 @@ use crate::keeper::{Keeper, Worker};
 use crate::ledger::Ledger;
 use crate::ledger::holds::Holds;
 use crate::ledger::memory::MemoryLedger;
-use crate::ledger::redis::{
-    Keys, RedisLedger, RedisSettings, SentinelSettings, Servers, SettingsError, TlsFiles, Transport,
-};
+use crate::ledger::redis::{RedisLedger, SettingsError};
+use crate::notices;
 use crate::telemetry::Metrics;
 
 pub use acceptor::acceptor;
 pub use holds::{conflict, terms};
 pub use keeping::{Lost, Streams};
+pub use ledger::{ledger, redis_settings};
+pub use outside::{FLUSH_MAX as NOTICES_FLUSH_MAX, Outside};
+pub use tokens::{Issuers, Refreshers};
 
 /// How long a ledger or a name server may take to be reached before serving
 /// begins without it.
@@ -58,6 +66,12 @@ pub enum BuildError {
     /// The public side's TLS files.
     #[error("server.tls: {0}")]
     Tls(String),
+    /// The keys of a token issuer.
+    #[error("{0}")]
+    Keys(String),
+    /// How requests of our own leave.
+    #[error("egress: {0}")]
+    Egress(#[from] crate::egress::SettingsError),
 }
 
 /// The parts of a configuration that have work in the background.
@@ -67,10 +81,14 @@ pub struct Shared {
     pub ledger: LedgerPart,
     /// Where events go.
     pub streams: Streams,
+    /// What speaks with the world outside.
+    pub outside: Outside,
     /// Hold mode: the same ledger, and what looks after its holds.
     pub holding: Option<Holding>,
     /// The upstream's addresses.
     pub upstreams: Arc<Upstreams>,
+    /// The keys of token issuers.
+    pub issuers: Issuers,
     /// Whether an outage of the ledger leaves the gateway ready.
     pub ready_in_outage: bool,
     /// Events dropped, through all reloads.
@@ -122,8 +140,10 @@ impl LedgerPart {
 pub struct Fresh {
     ledger: Option<LedgerPart>,
     upstreams: Option<Arc<Upstreams>>,
+    refreshers: Refreshers,
     writer: Option<Writer>,
     worker: Option<Worker>,
+    notices: Option<notices::Worker>,
     /// What looked after the holds of a ledger that is left.
     retired: Keeper,
     /// How long to wait for the ledger.
@@ -144,25 +164,41 @@ impl Fresh {
             drop(timeout(SETTLE_MAX, found).await);
             runtime.spawn(work);
         }
+        self.refreshers.begin(runtime, SETTLE_MAX).await;
         if let Some(LedgerPart::Redis(ledger)) = &self.ledger {
             ledger.settled(self.settle).await;
         }
         self.retired.retire();
+        if let Some(notices) = self.notices {
+            let sent = notices.run(over(ended.clone()), NOTICES_FLUSH_MAX);
+            runtime.spawn(awaited(&ended, sent));
+        }
         let worker = self.worker.map(|worker| {
-            let ended = over(ended.clone());
-            runtime.spawn(worker.run(ended, FLUSH_MAX))
+            let done = worker.run(over(ended.clone()), FLUSH_MAX);
+            runtime.spawn(awaited(&ended, done))
         });
         if let Some(writer) = self.writer {
             // The worker tells events up to its end.
-            let ended = async move {
-                over(ended).await;
+            let told = over(ended.clone());
+            let told = async move {
+                told.await;
                 if let Some(worker) = worker {
                     // An error says that it panicked, which is an end too.
                     let _ = worker.await;
                 }
             };
-            runtime.spawn(writer.run(ended, FLUSH_MAX));
+            runtime.spawn(awaited(&ended, writer.run(told, FLUSH_MAX)));
         }
+    }
+}
+
+/// Work that the end of the gateway waits for, for a bounded time: it waits
+/// for whoever holds one of these.
+fn awaited<W: Future>(ended: &watch::Receiver<bool>, work: W) -> impl Future<Output = ()> + use<W> {
+    let held = ended.clone();
+    async move {
+        work.await;
+        drop(held);
     }
 }
 
@@ -180,16 +216,20 @@ pub fn build(config: &Config, metrics: &Metrics) -> Result<(Shared, Fresh), Buil
     let lost = Lost::default();
     let ledger = ledger(config)?;
     let (streams, writer) = keeping::streams(config, &lost)?;
+    let (outside, notices) = outside::outside(config, &ledger, metrics)?;
     let upstreams = Arc::new(Upstreams::new(&config.upstream)?);
     let acceptor = match &config.server.tls {
         None => None,
         Some(tls) => Some(Arc::new(ArcSwap::from_pointee(acceptor(tls)?))),
     };
+    let (issuers, refreshers) = tokens::issuers(config, &outside.egress, metrics, None)?;
     let mut shared = Shared {
         ledger,
         streams,
+        outside,
         holding: None,
         upstreams,
+        issuers,
         ready_in_outage: ready_in_outage(config),
         lost,
         acceptor,
@@ -198,8 +238,10 @@ pub fn build(config: &Config, metrics: &Metrics) -> Result<(Shared, Fresh), Buil
     let fresh = Fresh {
         ledger: Some(shared.ledger.clone()),
         upstreams: Some(Arc::clone(&shared.upstreams)),
+        refreshers,
         writer,
         worker,
+        notices: Some(notices),
         retired: Keeper::default(),
         // Requests wait meanwhile, so no longer than they would for a reply.
         settle: config
@@ -238,6 +280,7 @@ pub fn rebuild(
         next.ledger = ledger(new)?;
         fresh.ledger = Some(next.ledger.clone());
     }
+    next.outside.egress = outside::egress(old, new, &shared.outside.egress)?;
     let streams_changed = moved || old.refusals != new.refusals || old.events != new.events;
     if streams_changed {
         let (streams, writer) = keeping::streams(new, &shared.lost)?;
@@ -260,87 +303,14 @@ pub fn rebuild(
         next.upstreams = Arc::new(Upstreams::new(&new.upstream)?);
         fresh.upstreams = Some(Arc::clone(&next.upstreams));
     }
+    let (egress, before) = (&next.outside.egress, Some((old, shared)));
+    (next.issuers, fresh.refreshers) = tokens::issuers(new, egress, metrics, before)?;
     if let (Some(tls), Some(swap)) = (&new.server.tls, &next.acceptor) {
         swap.store(Arc::new(acceptor(tls)?));
     }
+    // Nothing fails from here on.
+    outside::take_over(&next);
     Ok((next, fresh))
-}
-
-/// Builds the ledger.
-///
-/// # Errors
-/// [`BuildError::Ledger`].
-pub fn ledger(config: &Config) -> Result<LedgerPart, BuildError> {
-    if let Some(settings) = redis_settings(config) {
-        return Ok(LedgerPart::Redis(Arc::new(RedisLedger::new(&settings)?)));
-    }
-    let balances = config.balances.memory.iter().flatten();
-    let balances = balances.map(|(team, credits)| (team.team().clone(), credits.credits()));
-    let ledger = MemoryLedger::new(balances.collect());
-    let ledger = ledger.with_terms(terms(config).unwrap_or_default());
-    Ok(LedgerPart::Memory(Arc::new(ledger)))
-}
-
-/// The settings of the Redis ledger, if that is what is configured.
-#[must_use]
-pub fn redis_settings(config: &Config) -> Option<RedisSettings> {
-    let redis = config.balances.redis.as_ref()?;
-    let balances = &config.balances;
-    let api_key = config.identity.iter().find_map(|identity| match identity {
-        config::Identity::ApiKey(key) => Some(key.key.as_str().to_owned()),
-        config::Identity::Header(_) => None,
-    });
-    let tls = TlsFiles {
-        ca: redis.ca.clone(),
-        cert: redis.cert.clone(),
-        key: redis.key.clone(),
-    };
-    Some(RedisSettings {
-        servers: servers(redis),
-        deadline: redis.deadline.duration(),
-        connect_timeout: redis.connect_timeout.duration(),
-        breaker_failures: redis.breaker_failures.get(),
-        probe_interval: redis.probe_interval.duration(),
-        tls: (tls != TlsFiles::default()).then_some(tls),
-        holds: terms(config),
-        keys: Keys {
-            balance: balances.key.as_str().to_owned(),
-            field: balances
-                .field
-                .as_ref()
-                .map(|field| field.as_str().to_owned()),
-            api_key: api_key.unwrap_or_else(|| {
-                config::values::ApiKeyTemplate::default()
-                    .as_str()
-                    .to_owned()
-            }),
-            canary: balances.canary.clone(),
-        },
-    })
-}
-
-/// Which servers of Redis there are.
-fn servers(redis: &config::Redis) -> Servers {
-    let exposed = |secret: &config::values::Secret| secret.expose().to_owned();
-    if let Some(nodes) = &redis.cluster {
-        return Servers::Cluster(nodes.iter().map(exposed).collect());
-    }
-    if let Some(sentinel) = &redis.sentinel {
-        return Servers::Sentinel(SentinelSettings {
-            nodes: sentinel.nodes.iter().map(exposed).collect(),
-            service: sentinel.service.clone(),
-            user: sentinel.user.clone(),
-            password: sentinel.password.as_ref().map(exposed),
-            db: sentinel.db.into(),
-            transport: match sentinel.tls {
-                true => Transport::Tls,
-                false => Transport::Plain,
-            },
-        });
-    }
-    // Without any, which the configuration's checks rule out, the ledger says
-    // that it cannot be used.
-    Servers::One(redis.url.as_ref().map(exposed).unwrap_or_default())
 }
 
 /// Puts together what a request needs of the configuration.
@@ -356,9 +326,11 @@ pub fn live(config: &Config, metrics: &Metrics, shared: &Shared) -> Live {
         runs: holds::runs(config),
         holding: shared.holding.clone(),
         secrets: SecretPaths::new(&config.routes),
-        identities: Identities::new(&config.identity),
+        identities: Identities::new(&config.identity, &shared.issuers.keyrings()),
         ledger: shared.ledger.ledger(),
         refusals: shared.streams.refusals.clone(),
+        notices: shared.outside.notices.clone(),
+        remember: config.admission.remember.duration(),
         style: Style::new(&config.problem),
         upstreams: Arc::clone(&shared.upstreams),
         forward: forward::Settings {
@@ -378,7 +350,9 @@ pub fn live(config: &Config, metrics: &Metrics, shared: &Shared) -> Live {
     }
 }
 
-fn start_route(
+/// A start route, ready for use.
+#[must_use]
+pub fn start_route(
     config: &Config,
     pattern: &StartPattern,
     route: &config::Route,
@@ -386,8 +360,13 @@ fn start_route(
 ) -> StartRoute {
     let name = pattern.to_string();
     let enforced = route.enforce.unwrap_or(config.admission.enforce);
+    let trigger_from = trigger_from(config, route);
+    let said = trigger_from.iter().flat_map(TriggerFrom::triggers);
+    let mut triggers: Vec<Trigger> = said.chain([route.trigger().into()]).collect();
+    triggers.sort_unstable_by_key(|trigger| trigger.name());
+    triggers.dedup();
     StartRoute {
-        metrics: metrics.route(&name, route.trigger().into()),
+        metrics: metrics.route(&name, &triggers),
         name: name.into(),
         trigger: route.trigger().into(),
         rule: Rule {
@@ -401,9 +380,26 @@ fn start_route(
             Enforcement::Shadow
         },
         hold: holds::rule(config, route),
-        max_body: route.max_body.map(|size| size.bytes()),
+        paid_by: payers::paid_by(pattern, route),
+        trigger_from,
+        max_body: payers::max_body(route),
         read_timeout: route.read_timeout.map(|span| span.duration()),
     }
+}
+
+/// Who is believed when they say what set a run off: the route's own, else
+/// everybody's.
+fn trigger_from(config: &Config, route: &config::Route) -> Option<TriggerFrom> {
+    let general = config.admission.trigger_from.as_ref();
+    let configured = route.trigger_from.as_ref().or(general)?;
+    let meaning = |(value, trigger): (&HeaderText, &config::Trigger)| {
+        (value.as_str().to_owned(), (*trigger).into())
+    };
+    Some(TriggerFrom {
+        name: configured.header.name().clone(),
+        from: configured.from.clone(),
+        map: configured.map.iter().map(meaning).collect(),
+    })
 }
 
 fn ready_in_outage(config: &Config) -> bool {

@@ -3,7 +3,7 @@
 //! SIGHUP reads the configuration again; SIGTERM ends in order: not ready,
 //! still accepting for `lame_duck`, then no more connections, then up to
 //! `drain` for the requests in flight, then a moment for what is left to be done
-//! about holds and events; SIGINT, or a second SIGTERM, ends at
+//! about holds, events and notices; SIGINT, or a second SIGTERM, ends at
 //! once. SIGQUIT is refused with a warning: Pingora's servers hand their sockets
 //! to a new process on it, and that will have its place here.
 
@@ -20,7 +20,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
 
-use super::build::{self, FLUSH_MAX, Fresh, Shared};
+use super::build::{self, FLUSH_MAX, Fresh, NOTICES_FLUSH_MAX, Shared};
 use super::{Bound, LiveSwap, ServingRuntime};
 use crate::config::load;
 use crate::config::{Config, reload};
@@ -230,13 +230,17 @@ impl Life {
         }
     }
 
-    /// Waits until what was to be done about holds is done and the last events
-    /// are written, each for a bounded time.
+    /// Waits until what was to be done about holds is done, the last events
+    /// are written and the last notices sent, each for a bounded time.
     async fn flushed(&self) {
+        // What is done about holds comes before the last events.
+        let longest = FLUSH_MAX.saturating_mul(2).max(NOTICES_FLUSH_MAX);
+        // So that those who end in the last moment are waited for.
+        let longest = longest.saturating_add(DRAIN_LOOK.saturating_mul(5));
         let deadline = Instant::now()
-            .checked_add(FLUSH_MAX.saturating_mul(2))
+            .checked_add(longest)
             .unwrap_or_else(Instant::now);
-        // The writer holds a receiver until it is done.
+        // Whoever is not done holds a receiver.
         while self.ended.receiver_count() > 0 && Instant::now() < deadline {
             tokio::time::sleep(DRAIN_LOOK).await;
         }
@@ -372,6 +376,7 @@ impl Readiness {
         let parts = self.parts.load();
         let up = parts.ledger.ledger().health() == Health::Up;
         metrics.ledger_up.set(up.into());
+        metrics.tokens.set_ages(parts.issuers.ages());
         let in_flight = self.in_flight.load(Ordering::Relaxed);
         metrics
             .in_flight

@@ -3,32 +3,36 @@
 //! Each step is decided elsewhere; here their outcomes become one: what is
 //! counted, and the problem to answer with, if any. In shadow mode there is
 //! none, whatever was decided. What hold mode does in place of looking the
-//! balance up is in [`hold`].
+//! balance up is in [`hold`]; how an integration's deliveries are told apart,
+//! in [`webhook`].
 
 pub mod hold;
+pub mod webhook;
 
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::HeaderMap;
 use http::header::CONTENT_LENGTH;
 use pingora_error::Error;
 use pingora_http::RequestHeader;
 use pingora_proxy::Session;
 
+use super::body::Room;
 use super::context::Context;
-use super::identify::{NoPayer, Payer};
-use super::live::{Enforcement, Idempotency, Live, StartRoute};
+use super::identify::{Caller, NoPayer, Payer, path};
+use super::live::{Enforcement, Idempotency, Live, PaidBy, StartRoute};
 use super::problem::Problem;
-use super::replay::IfSlow;
+use super::replay::IfMissing;
 use super::route::{Found, METHOD_OVERRIDE_HEADERS, Table};
 use super::{framing, replay};
 use crate::billing::admission::{Balance, Missing, Verdict, decide as verdict};
 use crate::billing::team::TeamId;
+use crate::config::Otherwise;
 use crate::ledger::LedgerError;
 use crate::refusals::RefusalEvent;
 use crate::telemetry::{Metrics, Outcome};
+use hold::OnceSettled;
 
 /// What became of a start, and the problem to answer with, if any.
 pub type Decided = (Outcome, Option<Problem>);
@@ -67,8 +71,21 @@ pub fn body_bound(start: &StartRoute, head: &RequestHeader) -> Option<Problem> {
     (!fits).then(|| Problem::body_too_large(max_body))
 }
 
+/// What all requests share.
+#[derive(Clone, Copy)]
+pub struct Common<'a> {
+    /// The metrics of the process.
+    pub metrics: &'a Metrics,
+    /// Room for the bodies of deliveries, which anybody may send.
+    pub room: &'a Room,
+    /// Room for the bodies of starts that may be replays. Who sends those is
+    /// known, and nobody else takes room from them.
+    pub replay_room: &'a Room,
+}
+
 /// Decides a start: what became of it, and the problem to answer with, or none
-/// if it is to be forwarded.
+/// if it is to be forwarded. The body of a delivery is there already
+/// ([`webhook::receive`]).
 ///
 /// # Errors
 /// If its body has to be read for that, and does not come.
@@ -77,21 +94,33 @@ pub async fn decide(
     start: &StartRoute,
     session: &mut Session,
     context: &mut Context,
-    metrics: &Metrics,
+    common: Common<'_>,
 ) -> Result<Decided, Box<Error>> {
-    let (outcome, problem) = enforce(live, start, session, context, metrics).await?;
+    let webhook = webhook::of(start);
+    let (outcome, problem) = match webhook {
+        None => enforce(live, start, session, context, common).await?,
+        // On the heap, and so are the other futures of deliveries: those of
+        // other starts are no larger for them.
+        Some(webhook) => {
+            let head = session.req_header();
+            Box::pin(webhook::decide(live, start, webhook, head, context, common)).await
+        }
+    };
     if let Some(problem) = &problem {
         context.reason.get_or_insert(problem.code().name());
     }
-    Ok(match (start.enforcement, outcome, problem) {
+    let decided = match (start.enforcement, outcome, problem) {
         (Enforcement::Enforced, outcome, problem) => (outcome, problem),
         (Enforcement::Shadow, Outcome::Refused | Outcome::Invalid, _) => {
-            metrics.count_would_refuse(context.reason.unwrap_or_default(), start.trigger);
             (Outcome::WouldRefuse, None)
         }
         (Enforcement::Shadow, Outcome::UnknownRefused, _) => (Outcome::UnknownAdmitted, None),
         (Enforcement::Shadow, outcome, _) => (outcome, None),
-    })
+    };
+    if let Some(webhook) = webhook {
+        Box::pin(webhook::mark(live, start, webhook, context, decided.0)).await;
+    }
+    Ok(decided)
 }
 
 async fn enforce(
@@ -99,30 +128,27 @@ async fn enforce(
     start: &StartRoute,
     session: &mut Session,
     context: &mut Context,
-    metrics: &Metrics,
+    common: Common<'_>,
 ) -> Result<Decided, Box<Error>> {
     let mut wanted = match understand(live, start, session.req_header(), context.peer) {
         Ok(wanted) => wanted,
         Err(problem) => return Ok((Outcome::Invalid, Some(problem))),
     };
-    let asked = Instant::now();
     // One deadline for both questions: who pays, and what they have.
     let mut until = live.ledger.until();
-    let headers = &session.req_header().headers;
-    let payer = identify(live, start, headers, (asked, until), context, metrics).await;
-    let mut identified = Instant::now();
-    let ledger = identified.duration_since(asked);
-    let payer = match payer {
+    let head = session.req_header();
+    let payer = match identify(live, start, head, &mut until, context, common.metrics).await {
         Ok(payer) => payer,
         Err(decided) => return Ok(decided),
     };
     if let Some(replay) = wanted.as_mut().and_then(|wanted| wanted.replay.as_mut()) {
         // Not before it is known who pays: for nobody, nothing is kept.
-        let if_slow = match start.enforcement {
-            Enforcement::Enforced => IfSlow::Fail,
-            Enforcement::Shadow => IfSlow::GoOn,
+        let if_missing = match start.enforcement {
+            Enforcement::Enforced => IfMissing::Fail,
+            Enforcement::Shadow => IfMissing::GoOn,
         };
-        let reading = replay::read_body(session, live.limits.body_timeout, if_slow);
+        let patience = live.limits.body_timeout;
+        let reading = replay::read_body(session, patience, common.replay_room, if_missing);
         replay.body = match Box::pin(reading).await {
             Ok(body) => body,
             Err(error) => {
@@ -134,19 +160,32 @@ async fn enforce(
         };
         // The ledger is not to blame for the time that took.
         until = live.ledger.until();
-        identified = Instant::now();
     }
+    Ok(ask(live, start, payer, wanted, until, context, common.metrics).await)
+}
+
+/// Asks the ledger whether the team that pays may start a run.
+async fn ask(
+    live: &Live,
+    start: &StartRoute,
+    payer: Payer,
+    wanted: Option<hold::Wanted<'_>>,
+    until: Instant,
+    context: &mut Context,
+    metrics: &Metrics,
+) -> Decided {
+    let asked = Instant::now();
     let decided = match wanted {
         None => look_up(live, start, &payer.team, until, context).await,
         Some(wanted) => hold::decide(wanted, start, &payer.team, until, context).await,
     };
-    let took = identified.elapsed();
+    let took = asked.elapsed();
     metrics.ledger_seconds.observe(took.as_secs_f64());
     if let Some(known) = context.start.as_mut() {
         known.payer = Some(payer);
-        known.ledger = Some(ledger.saturating_add(took));
+        known.ledger = Some(known.ledger.unwrap_or_default().saturating_add(took));
     }
-    Ok(decided)
+    decided
 }
 
 /// What a start wants set aside, if anything, once all of its head that
@@ -162,15 +201,20 @@ fn understand<'a>(
         return Ok(None);
     };
     let credits = hold::amount(&rule.amount, &head.headers, peer)?;
-    let replay = match rule.idempotency {
-        Idempotency::Off => None,
-        Idempotency::Upstream => replay::by_head(&start.name, head).map_err(Problem::invalid)?,
+    let (replay, once_settled) = match (&start.paid_by, rule.idempotency) {
+        // A delivery has an id of its own, which the upstream may not know.
+        (PaidBy::Webhook(_), _) | (_, Idempotency::Off) => (None, OnceSettled::Another),
+        (_, Idempotency::Upstream) => {
+            let replay = replay::by_head(&start.name, head).map_err(Problem::invalid)?;
+            (replay, OnceSettled::Same)
+        }
     };
     Ok(Some(hold::Wanted {
         holding,
         credits,
         hold_for: rule.hold_for,
         replay,
+        once_settled,
     }))
 }
 
@@ -178,24 +222,50 @@ fn understand<'a>(
 async fn identify(
     live: &Live,
     start: &StartRoute,
-    headers: &HeaderMap,
-    (asked, until): (Instant, Instant),
+    head: &RequestHeader,
+    until: &mut Instant,
     context: &mut Context,
     metrics: &Metrics,
 ) -> Result<Payer, Decided> {
+    let asked = Instant::now();
     let ledger = &*live.ledger;
-    let payer = live.identities.payer(headers, context.peer, ledger, until);
-    match payer.await {
+    let by_path = match &start.paid_by {
+        PaidBy::Path(rule) => {
+            let named = Box::pin(path::payer(rule, head.raw_path(), ledger, *until)).await;
+            match (named, rule.otherwise) {
+                (Ok(None), Some(Otherwise::Identity)) => None,
+                (Ok(None), None) => Some(Err(NoPayer::Unauthenticated)),
+                (Ok(Some(payer)), _) => Some(Ok(payer)),
+                (Err(why), _) => Some(Err(why)),
+            }
+        }
+        // Deliveries do not come by here, and say it themselves.
+        PaidBy::Identity | PaidBy::Webhook(_) => None,
+    };
+    let caller = Caller {
+        headers: &head.headers,
+        peer: context.peer,
+        certificate: context.certificate.as_deref(),
+    };
+    let payer = match by_path {
+        Some(payer) => payer,
+        None => live.identities.payer(caller, ledger, until).await,
+    };
+    if let Some(known) = context.start.as_mut() {
+        known.ledger = Some(asked.elapsed());
+    }
+    match payer {
         Ok(payer) => Ok(payer),
         Err(NoPayer::Unknown(error)) => {
-            if let Some(known) = context.start.as_mut() {
-                known.ledger = Some(asked.elapsed());
-            }
             let decided = unknown(start, context, &error);
             if decided.0 == Outcome::UnknownAdmitted {
                 metrics.identity_unknown_admitted.inc();
             }
             Err(decided)
+        }
+        Err(why @ NoPayer::Unvouched(fault)) => {
+            context.fault = Some(fault.to_owned());
+            Err((Outcome::UnknownRefused, Problem::no_payer(&why)))
         }
         Err(why) => {
             if let (NoPayer::NotTheirs(team), Some(known)) = (&why, context.start.as_mut()) {
@@ -246,15 +316,13 @@ fn unknown(start: &StartRoute, context: &mut Context, error: &LedgerError) -> De
 /// Offers the event of a refused start: the run that did not begin is a FAILED
 /// run.
 pub fn offer_event(live: &Live, start: &StartRoute, head: &RequestHeader, context: &Context) {
-    let start_known = context.start.as_ref();
-    let Some(payer) = start_known.and_then(|known| known.payer.as_ref()) else {
-        return;
-    };
+    let Some(known) = &context.start else { return };
+    let Some(payer) = &known.payer else { return };
     live.refusals.offer(RefusalEvent {
         at: context.began_at,
         team: payer.team.clone(),
         principal: payer.principal.clone(),
-        trigger: start.trigger,
+        trigger: known.trigger,
         route: Arc::clone(&start.name),
         instance: live.secrets.shown(head.raw_path()).into_owned(),
         request_id: context.ids.request_id.clone(),

@@ -5,7 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
+use super::admit::webhook::Delivered;
+use super::body::Held;
 use super::identify::Payer;
+use super::identify::certificate::Certificate;
 use super::live::{Live, StartRoute};
 use super::route::RouteIndex;
 use super::trace::Ids;
@@ -13,7 +16,9 @@ use super::watch::Looking;
 use crate::billing::credits::Credits;
 use crate::billing::hold::{HoldId, RunId};
 use crate::billing::team::TeamId;
+use crate::billing::trigger::Trigger;
 use crate::keeper::Task;
+use crate::ledger::Mark;
 use crate::telemetry::Outcome;
 
 /// A place among the requests in flight, given back when it is dropped.
@@ -46,6 +51,8 @@ pub struct Context {
     pub began_at: SystemTime,
     /// The TCP peer.
     pub peer: Option<IpAddr>,
+    /// What the client of the connection showed, where an identity asks.
+    pub certificate: Option<Arc<Certificate>>,
     /// Request and trace id.
     pub ids: Ids,
     /// The start, if it is one.
@@ -67,6 +74,8 @@ pub struct Context {
     pub fault: Option<String>,
     /// Body bytes received so far, where the route bounds them.
     pub body_bytes: u64,
+    /// The whole body, where it was read before the decision.
+    pub body: Option<Box<Held>>,
     /// The place among the requests in flight.
     pub in_flight: InFlight,
 }
@@ -96,6 +105,11 @@ pub struct AboutRun {
 pub struct Start {
     /// Which route it is.
     pub route: RouteIndex,
+    /// What set the run off: the route's trigger, or what a listed peer said.
+    pub trigger: Trigger,
+    /// The delivery that it is, where its route is an integration's and its
+    /// signature holds.
+    pub delivery: Option<Box<Delivered>>,
     /// Who pays, once that is established.
     pub payer: Option<Payer>,
     /// The team that was asked for and is not theirs: for the log alone.
@@ -155,11 +169,20 @@ impl Start {
         paying.or(self.claimed.as_ref())
     }
 
+    /// Whether it is a delivery that came before, with the same verdict.
+    #[must_use]
+    pub fn is_redelivery(&self) -> bool {
+        let delivery = self.delivery.as_ref();
+        delivery.is_some_and(|delivery| delivery.mark == Mark::Again)
+    }
+
     /// A start on a route, nothing else known yet.
     #[must_use]
-    pub fn new(route: RouteIndex) -> Self {
+    pub fn new(route: RouteIndex, trigger: Trigger) -> Self {
         Start {
             route,
+            trigger,
+            delivery: None,
             payer: None,
             claimed: None,
             outcome: None,

@@ -12,6 +12,7 @@ use super::problem::style::Style;
 use super::route::Table;
 use super::secret::SecretPaths;
 use super::upstreams::Upstreams;
+use super::webhooks::Webhook;
 use crate::billing::admission::Rule;
 use crate::billing::credits::Credits;
 use crate::billing::trigger::Trigger;
@@ -20,6 +21,7 @@ use crate::config::values::Cidr;
 use crate::keeper::Keeper;
 use crate::ledger::Ledger;
 use crate::ledger::holds::{Holds, Writer};
+use crate::notices::Notices;
 use crate::refusals;
 use crate::telemetry::RouteMetrics;
 
@@ -42,6 +44,10 @@ pub struct Live {
     pub holding: Option<Holding>,
     /// Where refusal events go.
     pub refusals: refusals::Sink,
+    /// Tells people of refusals, where the answer cannot.
+    pub notices: Notices,
+    /// How long a delivery that may come again is remembered.
+    pub remember: Duration,
     /// What answers look like.
     pub style: Style,
     /// Where requests go.
@@ -79,10 +85,58 @@ pub struct StartRoute {
     pub max_body: Option<u64>,
     /// The upstream's read timeout, where it differs.
     pub read_timeout: Option<Duration>,
+    /// Who says who pays.
+    pub paid_by: PaidBy,
+    /// What set the run off, where a header says so.
+    pub trigger_from: Option<TriggerFrom>,
     /// What a start sets aside; `None` in lookup mode.
     pub hold: Option<HoldRule>,
     /// Its counters.
     pub metrics: RouteMetrics,
+}
+
+/// Who says who pays for the starts of a route.
+#[derive(Clone)]
+pub enum PaidBy {
+    /// The identities.
+    Identity,
+    /// The delivery, which an integration signed.
+    Webhook(Arc<Webhook>),
+    /// The path.
+    Path(Arc<PathPayer>),
+}
+
+/// The path says who pays.
+#[derive(Clone, Debug)]
+pub struct PathPayer {
+    /// The route, in whose path the parameters stand.
+    pub pattern: config::pattern::StartPattern,
+    /// The parameter that says whose it is.
+    pub path: String,
+    /// The key with its team, and perhaps the digest of a token.
+    pub team_key: config::values::LookupKey,
+    /// The parameter that has to match that digest.
+    pub token: Option<String>,
+    /// Whether the identities are asked where the ledger does not know.
+    pub otherwise: Option<config::Otherwise>,
+}
+
+/// What set a run off, as a listed peer says in a header.
+#[derive(Clone, Debug)]
+pub struct TriggerFrom {
+    /// The header.
+    pub name: http::HeaderName,
+    /// The peers that are believed.
+    pub from: Vec<Cidr>,
+    /// What its values mean.
+    pub map: Vec<(String, Trigger)>,
+}
+
+impl TriggerFrom {
+    /// The triggers that may be said.
+    pub fn triggers(&self) -> impl Iterator<Item = Trigger> {
+        self.map.iter().map(|(_, trigger)| *trigger)
+    }
 }
 
 /// Hold mode: the ledger that sets credits aside, and what looks after holds.

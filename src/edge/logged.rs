@@ -59,10 +59,12 @@ impl Logged {
                 .map_or(0, |answer| answer.status.as_u16()),
             client: client.as_deref().unwrap_or_default(),
             route: route.map(|route| &*route.name),
+            trigger: start.map(|start| start.trigger.name()),
             team: start.and_then(Start::team).map(TeamId::as_str),
             principal: start
                 .and_then(|start| start.payer.as_ref()?.principal.as_ref())
                 .map(Principal::as_str),
+            redelivery: start.filter(|start| start.is_redelivery()).map(|_| true),
             verdict: start.and_then(|start| start.outcome).map(Outcome::name),
             reason: context.reason,
             hold: hold.map(|held| held.hold.as_str()),

@@ -8,14 +8,16 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 use http::Method;
 use pingora_error::Result;
+use pingora_http::RequestHeader;
 use pingora_proxy::Session;
 
+use super::admit::{Common, Decided, webhook};
 use super::context::{Context, Start};
-use super::live::StartRoute;
+use super::live::{Live, StartRoute};
 use super::problem::Problem;
 use super::problem::style::{self, About};
 use super::route::{self, Found};
-use super::{Gateway, admit, answer, framing, watch};
+use super::{Gateway, admit, answer, framing, trigger, watch};
 use crate::telemetry::Outcome;
 
 impl Gateway {
@@ -47,10 +49,10 @@ impl Gateway {
             trace_id: context.ids.trace_id(),
         };
         let looks = &context.live.style;
-        let rendered = if style::is_grpc(head) {
-            looks.grpc(problem, about, head.version)
-        } else {
-            looks.http(problem, about)
+        let rendered = match webhook::form(context) {
+            Some(form) => looks.delivery(problem, about, form),
+            None if style::is_grpc(head) => looks.grpc(problem, about, head.version),
+            None => looks.http(problem, about),
         };
         let rendered = rendered?;
         answer::write(session, rendered).await?;
@@ -132,40 +134,106 @@ impl Gateway {
         context: &mut Context,
         route: route::RouteIndex,
     ) -> Result<bool> {
-        context.start = Some(Start::new(route));
         let live = Arc::clone(&context.live);
         let Some(start) = live.starts.get(route) else {
             return self.answer(session, context, &Problem::internal()).await;
         };
-        let (outcome, problem) = match admit::body_bound(start, session.req_header()) {
-            Some(problem) => (Outcome::Invalid, Some(problem)),
-            None => match admit::decide(&live, start, session, context, &self.metrics).await {
-                Ok(decided) => decided,
-                Err(error) => {
-                    // The client did not send what has to be read first.
-                    note(start, context, Outcome::Invalid);
-                    return Err(error);
-                }
-            },
+        let trigger = trigger::of(start, &session.req_header().headers, context.peer);
+        context.start = Some(Start::new(route, trigger));
+        let (outcome, problem) = match self.admit(&live, start, session, context).await {
+            Ok(decided) => decided,
+            Err(error) => {
+                // The client did not send what has to be read first.
+                note(start, context, Outcome::Invalid);
+                return Err(error);
+            }
         };
         note(start, context, outcome);
+        self.count(start, context, (outcome, problem.as_ref()));
         let Some(problem) = problem else {
             return Ok(false);
         };
-        let reason = context.reason.unwrap_or(problem.code().name());
-        self.metrics
-            .count_refusal(&start.metrics, reason, start.trigger);
         if outcome == Outcome::Refused {
-            admit::offer_event(&live, start, session.req_header(), context);
+            self.tell(&live, start, session.req_header(), context, &problem);
         }
         self.answer(session, context, &problem).await
     }
+
+    /// Decides a start, once its body is known to be one that may be sent on.
+    async fn admit(
+        &self,
+        live: &Live,
+        start: &StartRoute,
+        session: &mut Session,
+        context: &mut Context,
+    ) -> Result<Decided> {
+        if let Some(problem) = admit::body_bound(start, session.req_header()) {
+            return Ok((Outcome::Invalid, Some(problem)));
+        }
+        let common = Common {
+            metrics: &self.metrics,
+            room: &self.room,
+            replay_room: &self.replay_room,
+        };
+        if let Some(webhook) = webhook::of(start) {
+            let receiving = webhook::receive(live, start, webhook, session, context, common);
+            if let Some(decided) = Box::pin(receiving).await? {
+                return Ok(decided);
+            }
+        }
+        admit::decide(live, start, session, context, common).await
+    }
+
+    /// Counts why a start is answered, or in shadow mode would be.
+    fn count(&self, start: &StartRoute, context: &Context, decided: (Outcome, Option<&Problem>)) {
+        let Some(known) = &context.start else { return };
+        if known.is_redelivery() {
+            return;
+        }
+        match decided {
+            (_, Some(problem)) => {
+                let reason = context.reason.unwrap_or(problem.code().name());
+                self.metrics
+                    .count_refusal(&start.metrics, reason, known.trigger);
+            }
+            (Outcome::WouldRefuse, None) => {
+                let reason = context.reason.unwrap_or_default();
+                self.metrics.count_would_refuse(reason, known.trigger);
+            }
+            (_, None) => {}
+        }
+    }
+
+    /// Tells of a refusal: the run that did not begin, and the person behind
+    /// it.
+    fn tell(
+        &self,
+        live: &Live,
+        start: &StartRoute,
+        head: &RequestHeader,
+        context: &mut Context,
+        problem: &Problem,
+    ) {
+        if context.start.as_ref().is_none_or(Start::is_redelivery) {
+            return;
+        }
+        admit::offer_event(live, start, head, context);
+        if let Some(webhook) = webhook::of(start) {
+            webhook::tell(live, webhook, context, problem);
+        }
+    }
 }
 
-/// Counts what became of a start, and remembers it.
+/// Counts what became of a start, and remembers it. A delivery that comes again
+/// with the same verdict was counted when it came first.
 fn note(start: &StartRoute, context: &mut Context, outcome: Outcome) {
-    start.metrics.count(outcome);
-    if let Some(known) = context.start.as_mut() {
-        known.outcome = Some(outcome);
+    let Some(known) = context.start.as_mut() else {
+        return;
+    };
+    known.outcome = Some(outcome);
+    if known.is_redelivery() {
+        start.metrics.count_redelivery();
+    } else {
+        start.metrics.count(outcome);
     }
 }

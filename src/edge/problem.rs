@@ -3,17 +3,20 @@
 //! A [`Problem`] is one of a closed set of named constructors, each of which
 //! fixes status, code, retryability and gRPC status together, so that no
 //! answer can contradict itself. How it looks on the wire, and what the
-//! operator may choose about that, is in [`style`]; what a fault means in
+//! operator may choose about that, is in [`style`], and to the people behind an
+//! integration in [`message`]; what a fault means in
 //! [`fault`]. Writing an answer to a client that may still be sending is in
 //! [`super::answer`].
 
 pub mod fault;
+pub mod message;
 pub mod style;
 
 use std::borrow::Cow;
 use std::time::Duration;
 
 use super::identify::NoPayer;
+use super::webhooks::signature::SignatureFault;
 use crate::billing::admission::Refusal;
 use crate::billing::credits::Credits;
 use crate::billing::hold::Held;
@@ -27,6 +30,8 @@ pub enum Code {
     AuthenticationRequired,
     /// Credentials that do not cover this team.
     NotAuthorized,
+    /// Nobody said which team pays for this workspace.
+    IntegrationNotConfigured,
     /// The request cannot be understood safely.
     InvalidRequest,
     /// The request is at odds with an earlier one.
@@ -45,6 +50,7 @@ impl Code {
             Code::InsufficientCredits => "insufficient_credits",
             Code::AuthenticationRequired => "authentication_required",
             Code::NotAuthorized => "not_authorized",
+            Code::IntegrationNotConfigured => "integration_not_configured",
             Code::InvalidRequest => "invalid_request",
             Code::Conflict => "conflict",
             Code::ResourceUnavailable => "resource_unavailable",
@@ -58,6 +64,7 @@ impl Code {
             Code::InsufficientCredits => "insufficient-credits",
             Code::AuthenticationRequired => "authentication-required",
             Code::NotAuthorized => "not-authorized",
+            Code::IntegrationNotConfigured => "integration-not-configured",
             Code::InvalidRequest => "invalid-request",
             Code::Conflict => "conflict",
             Code::ResourceUnavailable => "resource-unavailable",
@@ -74,6 +81,7 @@ impl Code {
                 "Your API key is invalid or has expired. Please generate a new key and try again."
             }
             Code::NotAuthorized => "Your API key does not give access to this team.",
+            Code::IntegrationNotConfigured => "This workspace is not connected to a team.",
             Code::InvalidRequest => "The request contains invalid or missing parameters.",
             Code::Conflict => "The request conflicts with an earlier one.",
             Code::ResourceUnavailable => {
@@ -92,6 +100,8 @@ impl Code {
             // Not ABORTED (10), which callers take for "send it again".
             Code::Conflict => "6",
             Code::InsufficientCredits | Code::NotAuthorized => "7",
+            // FAILED_PRECONDITION: not before somebody connects it.
+            Code::IntegrationNotConfigured => "9",
             Code::InternalError => "13",
             Code::ResourceUnavailable => "14",
             Code::AuthenticationRequired => "16",
@@ -131,6 +141,8 @@ pub struct Problem {
     retry: Retry,
     /// The error type of RFC 9209.
     proxy_error: &'static str,
+    /// What a 401 asks for (RFC 9110, section 11.6.1).
+    challenge: &'static str,
 }
 
 /// The sentence for a team whose credits are all set aside.
@@ -138,6 +150,9 @@ const CREDITS_HELD: &str = "Your team's remaining add-on credits are set aside f
 
 /// The sentence for a team that has fewer credits than a run sets aside.
 const BELOW_HOLD: &str = "Your team does not have enough add-on credits left for this run. Purchase more credits in your team's billing settings to continue.";
+
+/// The sentence for a delivery that is not known to be genuine.
+const UNSIGNED: &str = "The signature of this delivery cannot be accepted.";
 
 /// What an answer tells of credits that are set aside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -250,7 +265,37 @@ impl Problem {
             NoPayer::Unauthenticated => Some(Problem::for_good(401, Code::AuthenticationRequired)),
             NoPayer::NotTheirs(_) => Some(Problem::for_good(403, Code::NotAuthorized)),
             NoPayer::Invalid(detail) => Some(Problem::invalid(*detail)),
+            NoPayer::Unvouched(_) => Some(Problem::unavailable()),
             NoPayer::Unknown(_) => None,
+        }
+    }
+
+    /// The signature of a delivery does not hold. Whoever sent it learns
+    /// nothing of teams or credits.
+    #[must_use]
+    pub fn unsigned(fault: SignatureFault) -> Self {
+        let detail = match fault {
+            SignatureFault::Missing => "it has none, or no time",
+            SignatureFault::Malformed => "it is malformed",
+            SignatureFault::Mismatch => "it was not made with the secret for this body and time",
+            SignatureFault::Stale => "it was made too long ago",
+            SignatureFault::Early => "it was made in the future",
+        };
+        Problem {
+            title: UNSIGNED,
+            detail: Some(Cow::Borrowed(detail)),
+            challenge: "Signature",
+            ..Problem::for_good(401, Code::AuthenticationRequired)
+        }
+    }
+
+    /// A genuine delivery of a workspace that nobody pays for.
+    #[must_use]
+    pub fn not_connected() -> Self {
+        let detail = "connect it in your team's integration settings, then try again";
+        Problem {
+            detail: Some(Cow::Borrowed(detail)),
+            ..Problem::for_good(400, Code::IntegrationNotConfigured)
         }
     }
 
@@ -345,6 +390,7 @@ impl Problem {
             detail: None,
             retry: Retry::Never,
             proxy_error: "http_request_denied",
+            challenge: "Bearer",
         }
     }
 
@@ -361,11 +407,18 @@ impl Problem {
     }
 
     /// The sentence for people: the title, and the detail if there is one.
-    fn sentence(&self) -> Cow<'static, str> {
+    #[must_use]
+    pub fn sentence(&self) -> Cow<'static, str> {
         match &self.detail {
             None => Cow::Borrowed(self.title),
             Some(detail) => Cow::Owned(format!("{} ({detail})", self.title)),
         }
+    }
+
+    /// What intermediaries are told (RFC 9209).
+    fn proxy_status(&self) -> String {
+        let (error, details) = (self.proxy_error, self.code.name());
+        format!("tollgate; error={error}; details=\"{details}\"")
     }
 
     fn should_retry(&self) -> Option<&'static str> {

@@ -9,23 +9,22 @@
 
 use std::time::Duration;
 
-use http::header::{CONTENT_LENGTH, EXPECT};
+use http::header::EXPECT;
 use pingora_error::{Error, ErrorType};
 use pingora_http::RequestHeader;
 use pingora_proxy::Session;
 use sha2::{Digest as _, Sha256};
-use tokio::time::timeout;
 
+use super::body::{self, Bounds, KEPT_MAX_BYTES, Missing, Room};
 use super::framing::Detail;
 use super::identify::IDEMPOTENCY_KEY;
 use crate::ledger::holds::Replay;
 
+/// How long a body may take in all, however steadily it drips.
+const BODY_MAX: Duration = Duration::from_secs(60);
+
 /// The most bytes of an idempotency key.
 const KEY_MAX_BYTES: usize = 255;
-
-/// The longest body that is read before the decision: as much as Pingora keeps
-/// to send it on. A byte more, and it would wait for one that has gone.
-const BODY_MAX_BYTES: u64 = 64 * 1024;
 
 /// What the head of a start says, if it has an `Idempotency-Key`.
 ///
@@ -56,7 +55,7 @@ pub fn by_head(route: &str, head: &RequestHeader) -> Result<Option<Replay>, Deta
 
 /// What a body that does not come means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum IfSlow {
+pub enum IfMissing {
     /// The start ends.
     Fail,
     /// It goes on, and is recognised without its body.
@@ -67,11 +66,12 @@ pub enum IfSlow {
 /// decision. More of it has to come within `patience` each time.
 ///
 /// # Errors
-/// If the client is gone, or too slow and that is `if_slow`.
+/// If the client is gone, or it does not come and that is `if_missing`.
 pub async fn read_body(
     session: &mut Session,
     patience: Duration,
-    if_slow: IfSlow,
+    room: &Room,
+    if_missing: IfMissing,
 ) -> Result<Option<[u8; 32]>, Box<Error>> {
     let head = session.req_header();
     // Who sends `Expect` waits for the upstream to want the body.
@@ -81,43 +81,33 @@ pub async fn read_body(
     if session.as_downstream_mut().is_body_empty() {
         return Ok(Some(Sha256::digest(b"").into()));
     }
-    let length = session.req_header().headers.get(CONTENT_LENGTH);
-    let length = length.and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
-    if length.is_some_and(|length| length <= BODY_MAX_BYTES) {
-        digest(session, patience, if_slow).await
-    } else {
-        Ok(None)
+    let length = body::length(&session.req_header().headers);
+    if length.is_none_or(|length| length > KEPT_MAX_BYTES) {
+        return Ok(None);
     }
-}
-
-async fn digest(
-    session: &mut Session,
-    patience: Duration,
-    if_slow: IfSlow,
-) -> Result<Option<[u8; 32]>, Box<Error>> {
-    let downstream = session.as_downstream_mut();
-    // Before the first read: what is read from here on is kept and sent on.
-    downstream.enable_retry_buffering();
-    // It must not end before the clock here does.
-    downstream.set_read_timeout(None);
-    let mut digest = Sha256::new();
-    let read = loop {
-        match timeout(patience, downstream.read_request_body()).await {
-            Ok(Ok(Some(bytes))) => digest.update(&bytes),
-            Ok(Ok(None)) => break Ok(Some(digest.finalize().into())),
-            Ok(Err(error)) => break Err(Error::into_down(error)),
-            Err(_) if if_slow == IfSlow::GoOn => break Ok(None),
-            Err(_) => {
-                let error = Error::explain(
-                    ErrorType::ReadTimedout,
-                    "the body of a start with an Idempotency-Key did not come in time",
-                );
-                break Err(error.into_down());
-            }
-        }
+    let bounds = Bounds {
+        max_bytes: KEPT_MAX_BYTES,
+        patience,
+        total: BODY_MAX,
     };
-    downstream.set_read_timeout(Some(patience));
-    read
+    let missing = match body::read(session, bounds, room).await {
+        // Pingora has all of it too, and sends it on.
+        Ok(held) => return Ok(Some(Sha256::digest(held.bytes()).into())),
+        Err(missing) => missing,
+    };
+    match missing {
+        Missing::Gone(error) => Err(error),
+        Missing::TooLarge => Ok(None),
+        Missing::Slow | Missing::NoRoom if if_missing == IfMissing::GoOn => Ok(None),
+        Missing::Slow => {
+            let what = "the body of a start with an Idempotency-Key did not come in time";
+            Err(Error::explain(ErrorType::ReadTimedout, what).into_down())
+        }
+        Missing::NoRoom => {
+            let what = "too many bodies are held to read that of a start with an Idempotency-Key";
+            Err(Error::explain(ErrorType::HTTPStatus(503), what).into_down())
+        }
+    }
 }
 
 #[cfg(test)]

@@ -46,12 +46,18 @@ pub struct Line<'a> {
     /// The start route, as configured.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub route: Option<&'a str>,
+    /// What set the run off, of a start.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trigger: Option<&'a str>,
     /// Who pays.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub team: Option<&'a str>,
     /// Who asked.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub principal: Option<&'a str>,
+    /// Whether it is a delivery that came before, with the same verdict.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub redelivery: Option<bool>,
     /// What became of a start.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub verdict: Option<&'a str>,
@@ -147,8 +153,10 @@ fn text(line: &Line<'_>) -> String {
     );
     for (name, value) in [
         ("route", line.route),
+        ("trigger", line.trigger),
         ("team", line.team),
         ("principal", line.principal),
+        ("redelivery", line.redelivery.map(|_| "true")),
         ("verdict", line.verdict),
         ("reason", line.reason),
         ("hold", line.hold),

@@ -2,13 +2,15 @@
 //!
 //! `process`, `redis` and `gateway` run real programs; `upstream` and
 //! `h2_upstream` record what reaches them; `client` and `h2_client` send exact
-//! bytes; `problem` knows what an answer made at the edge looks like.
+//! bytes; `parties` are published packages, and `deliveries` what their makers
+//! send; `problem` knows what an answer made at the edge looks like.
 //!
 //! A part that cannot run (no redis-server, no port) panics: a test that was
 //! not run must not look like one that passed.
 
 pub mod client;
 pub mod config;
+pub mod deliveries;
 pub mod dns;
 pub mod fake_redis;
 pub mod gateway;
@@ -20,14 +22,17 @@ pub mod lossy;
 pub mod metrics;
 pub mod operator;
 pub mod packed;
+pub mod parties;
 pub mod ports;
 pub mod problem;
 pub mod process;
 pub mod redis;
 pub mod request;
 pub mod tls;
+pub mod tokens;
 pub mod upstream;
 pub mod wait;
+pub mod webhooks;
 
 pub use client::{Client, Response};
 pub use gateway::Gateway;

@@ -25,7 +25,7 @@ use crate::billing::hold::HoldId;
 use crate::billing::team::TeamId;
 use crate::keeper::Task;
 use crate::ledger::LedgerError;
-use crate::ledger::holds::{Ask, Outcome as Answered, Replay};
+use crate::ledger::holds::{Answer, Ask, Outcome as Answered, Replay};
 use crate::telemetry::Outcome;
 
 /// The part of a hold's time, and the most of it, in which its start is not
@@ -44,6 +44,18 @@ pub struct Wanted<'a> {
     pub hold_for: Duration,
     /// What the start is recognised by when it is sent again.
     pub replay: Option<Replay>,
+    /// What it is to be when the first one's hold is settled.
+    pub once_settled: OnceSettled,
+}
+
+/// What a start that repeats another is, once the first one's run is paid.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnceSettled {
+    /// The same start: the upstream deduplicates, so no second run begins.
+    Same,
+    /// Another start. Nobody says that the upstream knows it again, and there
+    /// is no hold any more that it could share.
+    Another,
 }
 
 /// How much a start sets aside.
@@ -86,7 +98,7 @@ pub async fn decide(
     context: &mut Context,
 ) -> Decided {
     let holding = wanted.holding;
-    let ask = Ask {
+    let mut ask = Ask {
         team: team.clone(),
         id: HoldId::from_bits(rand::rng().random()),
         credits: wanted.credits,
@@ -96,7 +108,7 @@ pub async fn decide(
     };
     // It is made after this, so it cannot end before its time is up from here.
     let asked = Instant::now();
-    let answer = match holding.ledger.hold_by(&ask, until).await {
+    let answer = match answer_to(&mut ask, holding, wanted.once_settled, until).await {
         Ok(answer) => answer,
         Err(error) => {
             // It may be there, and is given back under this id if the start
@@ -143,6 +155,26 @@ pub async fn decide(
         }
         Answered::Conflict => (Outcome::Invalid, Some(Problem::conflict())),
     }
+}
+
+/// Asks the ledger; once more, for a hold of its own, where the first one's is
+/// settled and that is not to be shared.
+async fn answer_to(
+    ask: &mut Ask,
+    holding: &Holding,
+    once_settled: OnceSettled,
+    until: Instant,
+) -> Result<Answer, LedgerError> {
+    let answer = holding.ledger.hold_by(ask, until).await?;
+    let is_settled = matches!(answer.outcome, Answered::Replayed { end: Some(_), .. });
+    if !is_settled || once_settled == OnceSettled::Same {
+        return Ok(answer);
+    }
+    holding
+        .keeper
+        .noticed(&ask.team, answer.held, answer.expired);
+    ask.replay = None;
+    holding.ledger.hold_by(ask, until).await
 }
 
 fn remember(context: &mut Context, ask: &Ask, hold: HoldId, state: HoldState) {

@@ -47,6 +47,7 @@ pub fn problem(error: &Error, request: Request<'_>) -> Option<Problem> {
             let max_body = request.start.and_then(|start| start.max_body);
             Some(Problem::body_too_large(max_body.unwrap_or_default()))
         }
+        (_, ErrorType::HTTPStatus(503), Progress::NotSent) => Some(Problem::unavailable()),
         (ErrorSource::Upstream, _, Progress::NotSent) => {
             let fault = UpstreamFault::Unreached(unreached(etype));
             Some(Problem::upstream(fault, kind))

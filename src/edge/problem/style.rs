@@ -1,6 +1,8 @@
 //! How a problem looks on the wire: HTTP, HEAD, gRPC, and what the operator
 //! may choose about it.
 
+use std::sync::Arc;
+
 use http::Version;
 use http::header::{
     ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, CACHE_CONTROL, CONTENT_LENGTH,
@@ -68,6 +70,7 @@ pub struct Style {
     /// Headers for every answer: the configured ones, and the help link.
     headers: Vec<(HeaderName, HeaderValue)>,
     help: Option<HeaderValue>,
+    billing_url: Option<Arc<str>>,
     cors: Option<Cors>,
     /// Whether a team whose credits are held is told when to come again.
     held_retry_after: bool,
@@ -81,7 +84,7 @@ struct Cors {
 }
 
 /// Headers that an answer has, about.
-const HEADERS: usize = 12;
+pub(super) const HEADERS: usize = 12;
 
 /// Answer headers that a script in a browser may read.
 const EXPOSED: &str = "x-should-retry, retry-after, proxy-status, www-authenticate, link";
@@ -110,6 +113,10 @@ impl Style {
             type_base: configured.type_base.as_str().to_owned(),
             headers,
             help,
+            billing_url: configured
+                .billing_url
+                .as_ref()
+                .map(|url| url.as_str().into()),
             cors,
             held_retry_after: configured.held_retry_after,
             refused: None,
@@ -119,6 +126,12 @@ impl Style {
             style.refused = Some((refused, prepared));
         }
         style
+    }
+
+    /// Where credits can be bought.
+    #[must_use]
+    pub fn billing_url(&self) -> Option<&Arc<str>> {
+        self.billing_url.as_ref()
     }
 
     /// What the types of problems begin with.
@@ -258,22 +271,24 @@ impl Style {
             _ => {}
         }
         if problem.code == Code::AuthenticationRequired {
-            header.insert_header(WWW_AUTHENTICATE, "Bearer")?;
+            header.insert_header(WWW_AUTHENTICATE, problem.challenge)?;
         }
-        let (error, details) = (problem.proxy_error, problem.code.name());
-        header.insert_header(
-            "proxy-status",
-            format!("tollgate; error={error}; details=\"{details}\""),
-        )?;
-        for (name, value) in &self.headers {
-            header.insert_header(name.clone(), value.clone())?;
-        }
+        header.insert_header("proxy-status", problem.proxy_status())?;
+        self.add_headers(&mut header)?;
         if let Some(help) = &self.help
             && problem.code == Code::InsufficientCredits
         {
             header.append_header(LINK, help.clone())?;
         }
         Ok(header)
+    }
+
+    /// Adds what the operator wants in every answer.
+    pub(super) fn add_headers(&self, header: &mut ResponseHeader) -> pingora_error::Result<()> {
+        for (name, value) in &self.headers {
+            header.insert_header(name.clone(), value.clone())?;
+        }
+        Ok(())
     }
 
     /// Lets a browser's script read an answer, if its origin may.
@@ -301,9 +316,7 @@ impl Style {
             }
             header.insert_header("access-control-max-age", cors.max_age_seconds.as_str())?;
             header.insert_header("vary", "origin")?;
-            for (name, value) in &self.headers {
-                header.insert_header(name.clone(), value.clone())?;
-            }
+            self.add_headers(&mut header)?;
             Ok(Rendered {
                 header,
                 body: Vec::new(),

@@ -259,6 +259,11 @@ impl Gateway {
         self.process.lock().unwrap().wait(deadline)
     }
 
+    /// Its memory that is resident now, in bytes.
+    pub fn resident_bytes(&self) -> u64 {
+        self.process.lock().unwrap().resident_bytes()
+    }
+
     /// Whether it still runs.
     pub fn runs(&self) -> bool {
         self.process.lock().unwrap().ended().is_none()

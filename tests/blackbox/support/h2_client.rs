@@ -91,7 +91,11 @@ impl H2Req {
 impl H2Client {
     /// Connects in the clear, with prior knowledge.
     pub fn connect(address: SocketAddr) -> Self {
-        H2Client::start("http", async move { TcpStream::connect(address).await })
+        H2Client::start("http", async move {
+            let tcp = TcpStream::connect(address).await?;
+            tcp.set_nodelay(true)?;
+            Ok(tcp)
+        })
     }
 
     /// Connects with TLS; ALPN must choose `h2`.
