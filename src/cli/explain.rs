@@ -1,27 +1,35 @@
 //! `tollgate explain METHOD PATH`: which route a request is, what it would
 //! need, and why. Opens no socket, unless `--worst-case` is asked of a team.
 //!
-//! What hold mode adds is in [`hold`].
+//! What becomes of one very request, read from a file, is in [`mod@request`].
+//! What is said of a start route is in [`start`], of who pays in [`who`], and
+//! what hold mode adds in [`hold`].
 
 mod hold;
+mod request;
+mod start;
+mod who;
 
 use clap::Args;
 use serde::Serialize;
 
-use self::hold::{HoldExplanation, RunExplanation};
+use self::hold::RunExplanation;
+use self::request::RequestArgs;
+use self::start::StartExplanation;
 use super::ledger::Common;
 use super::{Failure, Outcome, Style, say, worst_case};
+use crate::config::Config;
 use crate::config::pattern::StartPattern;
-use crate::config::{self, Config};
-use crate::edge::route::{Found, Table};
+use crate::edge::route::{Found, Table, received_path};
+use crate::edge::secret::SecretPaths;
 
 #[derive(Args)]
 pub struct ExplainArgs {
     /// The method, such as POST.
-    #[arg(required_unless_present = "worst_case")]
+    #[arg(required_unless_present_any = ["worst_case", "request"])]
     method: Option<String>,
     /// The request target as a client would send it.
-    #[arg(required_unless_present = "worst_case")]
+    #[arg(required_unless_present_any = ["worst_case", "request"])]
     path: Option<String>,
     /// How many credits could be spent twice because a failover of Redis lost
     /// holds.
@@ -30,6 +38,8 @@ pub struct ExplainArgs {
     /// With --worst-case: of this team, as it stands in Redis.
     #[arg(long, requires = "worst_case")]
     team: Option<String>,
+    #[command(flatten)]
+    request: RequestArgs,
     #[command(flatten)]
     common: Common,
 }
@@ -54,32 +64,11 @@ struct Explanation {
     run: Option<RunExplanation>,
 }
 
-#[derive(Serialize)]
-struct StartExplanation {
-    route: String,
-    trigger: &'static str,
-    /// Where the team is looked for, in order.
-    who_pays: Vec<String>,
-    /// Where its balance is.
-    balance: String,
-    /// When it is refused.
-    refused: String,
-    /// A team without a balance.
-    missing: &'static str,
-    /// When the balance cannot be found out.
-    on_outage: &'static str,
-    enforced: bool,
-    /// Hold mode: what it sets aside.
-    #[serde(flatten)]
-    hold: Option<HoldExplanation>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    max_body_bytes: Option<u64>,
-}
-
 pub fn run(arguments: ExplainArgs) -> Outcome {
     let common = &arguments.common;
     match (arguments.method, arguments.path) {
         (Some(method), Some(path)) => request(Asked { method, path }, common),
+        _ if arguments.request.is_given() => request::run(&arguments.request, common),
         _ => worst_case::run(arguments.team.as_deref(), common),
     }
 }
@@ -115,16 +104,27 @@ fn request(arguments: Asked, common: &Common) -> Outcome {
             (Found::Start(_), _) => "start",
             (Found::Ambiguous, _) => "ambiguous",
         },
-        start: route.map(|(pattern, route)| start(config, pattern, route)),
+        start: route.map(|(pattern, route)| StartExplanation::of(config, pattern, route)),
         run,
+        path: shown(config, &arguments.path),
         method: arguments.method,
-        path: arguments.path,
     };
     say(&match common.style() {
         Style::Json => serde_json::to_string_pretty(&explanation).unwrap_or_default(),
         Style::Text => text(&explanation),
     });
     Ok(())
+}
+
+/// A target as it was written, unless a secret stands in its path.
+fn shown(config: &Config, target: &str) -> String {
+    let secrets = SecretPaths::new(&config.routes);
+    let path = secrets.shown(target.as_bytes());
+    if path == received_path(target.as_bytes()) {
+        target.to_owned()
+    } else {
+        path.into_owned()
+    }
 }
 
 fn why(arguments: &Asked, found: Found, route: Option<&StartPattern>) -> String {
@@ -153,91 +153,13 @@ fn why(arguments: &Asked, found: Found, route: Option<&StartPattern>) -> String 
     }
 }
 
-fn start(config: &Config, pattern: &StartPattern, route: &config::Route) -> StartExplanation {
-    let balances = &config.balances;
-    let key = balances.key.as_str();
-    let balance = match (&balances.redis, &balances.field) {
-        (None, _) => "balances.memory, in this process".to_owned(),
-        (Some(_), Some(field)) => format!("field `{}` of the Redis hash `{key}`", field.as_str()),
-        (Some(_), None) => format!("the Redis string `{key}`"),
-    };
-    let trigger: crate::billing::trigger::Trigger = route.trigger().into();
-    let line = balances.refuse_at_or_below.credits().to_string();
-    let hold = HoldExplanation::of(config, route);
-    StartExplanation {
-        route: pattern.to_string(),
-        trigger: trigger.name(),
-        who_pays: config.identity.iter().map(who).collect(),
-        balance,
-        refused: match &hold {
-            Some(hold) => hold.refused(&line),
-            None => format!("403 insufficient_credits at or below {line} credits"),
-        },
-        missing: match balances.missing {
-            config::Missing::Refuse => "403 insufficient_credits, reason no_balance",
-            config::Missing::Admit => "forwarded",
-            config::Missing::Unknown => "as in an outage",
-        },
-        on_outage: match route.on_outage.unwrap_or(config.admission.on_outage) {
-            config::OnOutage::Refuse => "503 resource_unavailable, can be tried again",
-            config::OnOutage::Admit => "forwarded",
-        },
-        enforced: route.enforce.unwrap_or(config.admission.enforce),
-        max_body_bytes: route.max_body.map(|size| size.bytes()),
-        hold,
-    }
-}
-
-fn who(identity: &config::Identity) -> String {
-    match identity {
-        config::Identity::ApiKey(key) => {
-            let pick = key.team_header.as_ref().map_or(String::new(), |header| {
-                format!(
-                    ", where a personal key picks its team with `{}`",
-                    header.name()
-                )
-            });
-            format!(
-                "the bearer token, looked up as the Redis hash `{}`{pick}",
-                key.key.as_str()
-            )
-        }
-        config::Identity::Header(header) => {
-            let from: Vec<String> = header.from.iter().map(ToString::to_string).collect();
-            format!(
-                "the header `{}`, from {} only",
-                header.name.name(),
-                from.join(", ")
-            )
-        }
-    }
-}
-
 fn text(explanation: &Explanation) -> String {
     let mut lines = vec![
         format!("{} {}", explanation.method, explanation.path),
         format!("  {}: {}", explanation.conclusion, explanation.why),
     ];
-    if let Some(start) = &explanation.start {
-        lines.push(format!("  route       {}", start.route));
-        lines.push(format!("  trigger     {}", start.trigger));
-        for (index, who) in start.who_pays.iter().enumerate() {
-            let label = if index == 0 { "who pays" } else { "  or else" };
-            lines.push(format!("  {label:<11} {who}"));
-        }
-        lines.push(format!("  balance     {}", start.balance));
-        lines.push(format!("  refused     {}", start.refused));
-        lines.push(format!("  no balance  {}", start.missing));
-        lines.push(format!("  outage      {}", start.on_outage));
-        let hold = start.hold.iter().flat_map(HoldExplanation::lines);
-        lines.extend(hold.map(|(label, said)| format!("  {label:<11} {said}")));
-        if let Some(max_body) = start.max_body_bytes {
-            lines.push(format!("  body        at most {max_body} bytes"));
-        }
-        if !start.enforced {
-            lines.push("  shadow      decided and counted, forwarded all the same".to_owned());
-        }
-    }
+    let start = explanation.start.iter().flat_map(StartExplanation::lines);
+    lines.extend(start.map(|(label, said)| format!("  {label:<11} {said}")));
     let run = explanation.run.iter().flat_map(RunExplanation::lines);
     lines.extend(run.map(|(label, said)| format!("  {label:<11} {said}")));
     lines.join("\n")
