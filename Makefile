@@ -10,7 +10,7 @@ ARGS ?=
 # The configuration files that are shipped; all of them must be valid.
 CONFIGS := $(wildcard config/*.yaml)
 
-.PHONY: help demo test interleavings soak check bench docs setup fmt lint rustdoc deps advisories configs
+.PHONY: help demo test interleavings soak fuzz check bench docs setup fmt lint rustdoc deps advisories configs
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -20,8 +20,8 @@ demo: ## Run the gateway in front of a stand-in task API; shows a start admitted
 	@scripts/setup rust cc cmake
 	cargo run --locked -- demo $(ARGS)
 
-test: ## Run every test (starts its own redis-server, and a Python client in target/venv)
-	@scripts/setup rust cc cmake redis-server python3 python3-venv
+test: ## Run every test (starts its own redis-server; Python packages in target/venv, Node's in target/node)
+	@scripts/setup rust cc cmake redis-server python3 python3-venv node npm
 	cargo test --locked
 
 interleavings: ## Try the locks in every order that a scheduler can think of (shuttle)
@@ -39,6 +39,12 @@ soak: ## The long form of the tests that are about chance: a million steps of hi
 	HOLDS_STARTS=$${HOLDS_STARTS:-10000} HOLDS_ROUNDS=$${HOLDS_ROUNDS:-20} HOLDS_KILLS=$${HOLDS_KILLS:-60} \
 	    cargo test --locked --test blackbox -- --test-threads=1 holds_exact holds_kill
 
+# FUZZ_SECONDS=n for each target; see fuzz/README.md
+FUZZ_SECONDS ?= 60
+fuzz: ## Throw made-up bytes at the readers of deliveries (libFuzzer), each target for a minute
+	@scripts/setup rust cc c++ cmake python3
+	fuzz/run $(FUZZ_SECONDS)
+
 check: fmt lint rustdoc deps advisories configs ## Formatting, lints, rustdoc, dependencies, shipped configurations
 
 fmt:
@@ -47,6 +53,7 @@ fmt:
 lint:
 	@scripts/setup rust cc cmake
 	cargo clippy --locked --all-targets -- -D warnings
+	cargo metadata --locked --format-version 1 --manifest-path fuzz/Cargo.toml >/dev/null # its lock file fits
 
 rustdoc:
 	@scripts/setup rust cc cmake
@@ -79,4 +86,4 @@ docs: ## Build the API documentation
 	@echo "target/doc/tollgate/index.html"
 
 setup: ## Install everything that any of the above needs
-	scripts/setup rust cc cmake redis-server python3 python3-venv nginx nginx-lua nginx-lua-redis wrk cargo-deny
+	scripts/setup rust cc cmake redis-server python3 python3-venv node npm nginx nginx-lua nginx-lua-redis wrk cargo-deny

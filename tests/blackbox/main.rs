@@ -15,6 +15,8 @@
     clippy::as_conversions
 )]
 
+#[path = "../support/outside.rs"]
+mod outside;
 #[path = "../support/redis_cluster.rs"]
 mod redis_cluster;
 #[path = "../support/redis.rs"]
@@ -25,6 +27,7 @@ mod support;
 
 mod admin_holds;
 mod cli;
+mod cli_explain;
 mod cli_holds;
 mod cluster;
 mod cors;
@@ -43,12 +46,16 @@ mod holds_settle;
 mod holds_upload;
 mod holds_watch;
 mod identity;
+mod identity_jwt;
+mod identity_mtls;
 mod ids;
 mod life;
 mod limits;
+mod linear;
 mod names;
 mod observe;
 mod outage;
+mod parties_secrets;
 mod passthrough;
 mod redis_urls;
 mod refusal;
@@ -59,8 +66,14 @@ mod runs;
 mod sdk;
 mod secrets;
 mod shadow;
+mod slack;
 mod spellings;
 mod streams;
+mod team_from;
 mod tls;
+mod triggers;
 mod upload;
 mod upstream;
+mod webhook_body;
+mod webhook_flow;
+mod wrong_deliveries;

@@ -1,58 +1,15 @@
 //! The published Python SDK, unmodified, as a client.
 
-use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::OnceLock;
 
 use serde_json::{Value, json};
 
 use crate::support::gateway::Gateway;
+use crate::support::parties::python;
 use crate::support::ports::Refusing;
 use crate::support::problem::assert_insufficient_credits_body;
 use crate::support::upstream::QUEUED;
 use crate::support::{Redis, Req, Upstream};
-
-const PACKAGE: &str = "oz-agent-sdk==0.15.0";
-
-/// The Python of a virtual environment with the SDK, made once and kept below
-/// `target`. Without it these tests fail: they must not pass unrun.
-fn python() -> &'static Path {
-    static PYTHON: OnceLock<PathBuf> = OnceLock::new();
-    PYTHON.get_or_init(|| {
-        let venv = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("venv");
-        let python = venv.join("bin/python");
-        let check = "import oz_agent_sdk, sys; sys.exit(oz_agent_sdk.__version__ != '0.15.0')";
-        let usable = || {
-            Command::new(&python)
-                .args(["-c", check])
-                .output()
-                .is_ok_and(|output| output.status.success())
-        };
-        if !usable() {
-            run(Command::new("python3")
-                .args(["-m", "venv", "--clear"])
-                .arg(&venv));
-            run(Command::new(&python).args(["-m", "pip", "install", "--quiet", PACKAGE]));
-        }
-        assert!(
-            usable(),
-            "{PACKAGE} was installed in {} and cannot be imported",
-            venv.display()
-        );
-        python
-    })
-}
-
-fn run(command: &mut Command) {
-    let output = command
-        .output()
-        .unwrap_or_else(|error| panic!("{command:?}, which the SDK tests need: {error}"));
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(
-        output.status.success(),
-        "{command:?}, which the SDK tests need (python3 >= 3.10 with venv, PyPI): {said}"
-    );
-}
 
 fn sdk(gateway: &Gateway, key: &str, action: &str, team: &[&str]) -> Value {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/blackbox/sdk_client.py");
