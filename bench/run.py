@@ -58,7 +58,7 @@ def measure_and_report(options, folder):
     cpu = machine.CpuShares()
     started = time.monotonic()
     with Programs(folder) as programs:
-        bench = Bench(programs, REPOSITORY, options.gateways, gateway_cpus, other_cpus)
+        bench = Bench(programs, REPOSITORY, options.gateways, gateway_cpus, other_cpus, options.before)
         samples = take_samples(options, bench, Driver(bench, programs, other_cpus))
     others, stolen = cpu.shares()
     facts["cpu_elsewhere"] = f"{others:.1%} in other programs, {stolen:.1%} in other machines"
@@ -136,9 +136,15 @@ def arguments():
     parser.add_argument("--rounds", type=int, help="default 7; at least 3")
     parser.add_argument("--seconds", type=int, help="of one burst; default 3")
     parser.add_argument("--connections", type=int, nargs="+", default=[1, 64, 512])
-    parser.add_argument("--gateways", nargs="+", choices=gateways.ALL, default=list(gateways.ALL))
+    parser.add_argument("--gateways", nargs="+", choices=gateways.ALL, default=list(gateways.USUAL))
+    parser.add_argument("--before", type=Path, metavar="PROGRAM",
+                        help="another build of tollgate, measured beside this one as tollgate-before")
     parser.add_argument("--unpinned", action="store_true", help="leave the choice of CPUs to the kernel")
     options = parser.parse_args()
+    if (options.before is not None) != (gateways.TOLLGATE_BEFORE in options.gateways):
+        if options.before is None:
+            parser.error(f"{gateways.TOLLGATE_BEFORE} needs --before PROGRAM")
+        options.gateways.append(gateways.TOLLGATE_BEFORE)
     options.rounds = options.rounds or (3 if options.quick else 7)
     options.seconds = options.seconds or (1 if options.quick else 3)
     if options.rounds < 3 or options.seconds < 1:

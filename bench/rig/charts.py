@@ -9,11 +9,13 @@ from math import log10
 
 from rig import stats
 from rig.gateways import (
-    ADMITTED, ALL, BARE_PINGORA, BARE_UPSTREAM, NGINX_LUA, REFUSED, TOLLGATE, TOLLGATE_HOLD, TOLLGATE_RUNS,
+    ADMITTED, ALL, BARE_PINGORA, BARE_UPSTREAM, NGINX_LUA, REFUSED, TOLLGATE, TOLLGATE_BEFORE,
+    TOLLGATE_HOLD, TOLLGATE_RUNS, TOLLGATE_WAYS,
 )
 
 # Told apart by people who see colours differently, too (Okabe and Ito).
 COLOURS = {BARE_UPSTREAM: "#999999", BARE_PINGORA: "#56b4e9", TOLLGATE: "#d55e00",
+           TOLLGATE_WAYS: "#f0e442", TOLLGATE_BEFORE: "#000000",
            TOLLGATE_HOLD: "#cc79a7", TOLLGATE_RUNS: "#e69f00", NGINX_LUA: "#009e73"}
 WIDTH, PANEL_HEIGHT, LEFT, RIGHT, TOP, GAP = 860, 230, 76, 16, 64, 56
 BAR_SHARE = 0.8  # of a group's width

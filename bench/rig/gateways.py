@@ -25,8 +25,11 @@ STATUSES = {ADMITTED: 200, REFUSED: 403}
 BARE_UPSTREAM, BARE_PINGORA = "bare-upstream", "bare-pingora"
 NGINX_LUA, TOLLGATE = "nginx-lua", "tollgate"
 TOLLGATE_HOLD, TOLLGATE_RUNS = "tollgate-hold", "tollgate-runs"
-ALL = (BARE_UPSTREAM, BARE_PINGORA, TOLLGATE, TOLLGATE_HOLD, TOLLGATE_RUNS, NGINX_LUA)
-REFUSING = (TOLLGATE, TOLLGATE_HOLD, NGINX_LUA)
+TOLLGATE_WAYS, TOLLGATE_BEFORE = "tollgate-ways", "tollgate-before"
+ALL = (BARE_UPSTREAM, BARE_PINGORA, TOLLGATE, TOLLGATE_WAYS, TOLLGATE_BEFORE, TOLLGATE_HOLD, TOLLGATE_RUNS, NGINX_LUA)
+# What is compared with another build, only when that is named.
+USUAL = tuple(name for name in ALL if name != TOLLGATE_BEFORE)
+REFUSING = (TOLLGATE, TOLLGATE_WAYS, TOLLGATE_BEFORE, TOLLGATE_HOLD, NGINX_LUA)
 
 # Long, for every gateway alike: a machine that stalls for 50 ms is not an
 # outage of Redis, and must not count as wrong answers.
@@ -43,11 +46,11 @@ upstream:
   addresses: ["127.0.0.1:{upstream_port}"]
 balances:
   redis: {{url: "redis://127.0.0.1:{redis_port}", deadline: {deadline_ms}ms}}
+log: {{access: off}}
 identity:
-  - header: {{name: x-team-id, from: ["127.0.0.0/8"]}}
+{identities}  - header: {{name: x-team-id, from: ["127.0.0.0/8"]}}
 routes:
   - start: POST {path}
-log: {{access: off}}
 """
 # Every start sets a credit aside for two seconds: a team with as many live holds
 # as starts come in that time, and as many that expire as are made.
@@ -57,6 +60,28 @@ admission: {mode: hold, hold: 1, hold_for: 2s}
 # The same, and the run's id is read from each answer and bound to the hold.
 HOLD_MODE_WITH_RUNS = """\
 admission: {mode: hold, hold: 1, hold_for: 2s, run_id: /run_id}
+"""
+
+# Every other way in which a run can start, beside the route that is measured:
+# the identities and routes that a request has to get past.
+OTHER_WAYS = """\
+  - start: POST /integrations/slack
+    webhook: {kind: slack, secret: bench, team_key: "slack:<workspace>"}
+    refuse_with: message
+  - start: POST /integrations/linear
+    webhook: {kind: linear, secret: bench, team_key: "linear:<workspace>"}
+    refuse_with: message
+  - start: POST /webhooks/w/{uid}/{token}
+    trigger: webhook
+    team_from: {path: uid, team_key: "webhook:<uid>", token: token}
+  - start: POST /api/v1/agent/runs/{run}/followups
+    team_from: {path: run, team_key: "run:<run>", else: identity}
+admission:
+  trigger_from: {header: x-oz-api-source, from: ["127.0.0.0/8"], map: {SCHEDULED_AGENT: schedule}}
+"""
+OTHER_IDENTITIES = """\
+  - jwt: {secret: a-secret-of-the-load-test-32-bytes, issuer: bench, audience: bench, team_claim: team}
+  - api_key: {}
 """
 
 # What a refusal must say: nginx and tollgate must not differ in what they send.
@@ -96,7 +121,7 @@ class Gateway:
 class Bench:
     """Upstream, Redis and the gateways, running."""
 
-    def __init__(self, programs, repository, names, gateway_cpus, other_cpus):
+    def __init__(self, programs, repository, names, gateway_cpus, other_cpus, before=None):
         self._programs, self._repository = programs, repository
         self._gateway_cpus = gateway_cpus
         # One temporary folder for all nginx files; bodies are too small to get there.
@@ -115,6 +140,8 @@ class Bench:
             BARE_PINGORA: self._bare_pingora,
             NGINX_LUA: self._nginx_lua,
             TOLLGATE: lambda: self._tollgate(TOLLGATE),
+            TOLLGATE_WAYS: lambda: self._tollgate(TOLLGATE_WAYS, OTHER_WAYS, OTHER_IDENTITIES),
+            TOLLGATE_BEFORE: lambda: self._tollgate(TOLLGATE_BEFORE, built=before),
             TOLLGATE_HOLD: lambda: self._tollgate(TOLLGATE_HOLD, HOLD_MODE),
             TOLLGATE_RUNS: lambda: self._tollgate(TOLLGATE_RUNS, HOLD_MODE_WITH_RUNS),
         }
@@ -151,15 +178,16 @@ class Bench:
         )
         return Gateway(BARE_PINGORA, program, (ADMITTED,))
 
-    def _tollgate(self, name, mode=""):
+    def _tollgate(self, name, more="", identities="", built=None):
         port, admin_port = free_ports(2)
         config = self._programs.folder / f"{name}.yaml"
         config.write_text(TOLLGATE_CONFIG.format(
             port=port, admin_port=admin_port, upstream_port=self.upstream.port,
             redis_port=self.redis.port, deadline_ms=DEADLINE_MS, path=PATH,
-        ) + mode)
+            identities=identities,
+        ) + more)
         program = self._programs.start(
-            name, [self._built("tollgate"), "run", "--config", config],
+            name, [built or self._built("tollgate"), "run", "--config", config],
             port, self._gateway_cpus, signal.SIGINT,
         )
         return Gateway(name, program, (ADMITTED, REFUSED) if name in REFUSING else (ADMITTED,))

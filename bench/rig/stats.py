@@ -9,7 +9,10 @@ the truth than the mean.
 import statistics
 from dataclasses import dataclass
 
-from rig.gateways import ADMITTED, BARE_PINGORA, NGINX_LUA, REFUSED, TOLLGATE, TOLLGATE_HOLD, TOLLGATE_RUNS
+from rig.gateways import (
+    ADMITTED, BARE_PINGORA, NGINX_LUA, REFUSED, TOLLGATE, TOLLGATE_BEFORE, TOLLGATE_HOLD, TOLLGATE_RUNS,
+    TOLLGATE_WAYS,
+)
 
 # Above this spread (quartiles apart, over the median) of the yardstick's CPU
 # time per request, the machine was too busy for a verdict.
@@ -75,6 +78,10 @@ def ratios(samples, connections_list):
         ("admitted: tollgate / nginx-lua", TOLLGATE, ADMITTED, NGINX_LUA, ADMITTED),
         ("admitted: tollgate-hold / tollgate", TOLLGATE_HOLD, ADMITTED, TOLLGATE, ADMITTED),
         ("admitted: tollgate-runs / tollgate", TOLLGATE_RUNS, ADMITTED, TOLLGATE, ADMITTED),
+        ("admitted: tollgate-ways / tollgate", TOLLGATE_WAYS, ADMITTED, TOLLGATE, ADMITTED),
+        ("admitted: tollgate / tollgate-before", TOLLGATE, ADMITTED, TOLLGATE_BEFORE, ADMITTED),
+        ("refused: tollgate-ways / tollgate", TOLLGATE_WAYS, REFUSED, TOLLGATE, REFUSED),
+        ("refused: tollgate / tollgate-before", TOLLGATE, REFUSED, TOLLGATE_BEFORE, REFUSED),
         ("refused: tollgate / nginx-lua", TOLLGATE, REFUSED, NGINX_LUA, REFUSED),
         ("refused: tollgate-hold / tollgate", TOLLGATE_HOLD, REFUSED, TOLLGATE, REFUSED),
         ("tollgate refused / bare-pingora admitted", TOLLGATE, REFUSED, BARE_PINGORA, ADMITTED),
