@@ -13,6 +13,7 @@
 //! Everything that becomes of a hold on the way is counted, and told as a
 //! [`HoldEvent`].
 
+mod gathering;
 mod lanes;
 mod runs;
 mod sweep;

@@ -2,12 +2,14 @@
 //!
 //! Two ledgers keep the promises of [`Ledger`] and [`holds::Holds`]: [`memory`] for demos and
 //! trials in one process, [`redis`] for everything else. `tests/ledger.rs`
-//! runs one contract suite against both. What a balance means is the business
+//! runs one contract suite against both. Teams that were just refused may be
+//! remembered for a moment ([`refused`]). What a balance means is the business
 //! of [`crate::billing`]; this floor only finds it out, within a deadline.
 
 pub mod holds;
 pub mod memory;
 pub mod redis;
+pub mod refused;
 
 use std::time::{Duration, Instant};
 
@@ -91,7 +93,8 @@ pub enum Health {
 
 /// A store of balances.
 ///
-/// Every call returns within the configured deadline plus a few milliseconds.
+/// Every call returns within the configured deadline plus a few milliseconds,
+/// unless the thread that serves the connection to Redis is kept from running.
 #[async_trait]
 pub trait Ledger: Send + Sync {
     /// The team's balance, read now; `None` if the ledger holds none.

@@ -577,6 +577,95 @@ async fn many_are_carried_out_at_once_but_not_all() {
     assert_eq!(desk.metrics.ended(End::Released), 200);
 }
 
+#[tokio::test]
+async fn runs_that_begin_together_are_told_together() {
+    let mut ledger = ledger();
+    ledger.at_once = 64;
+    let desk = Desk::open(ledger);
+    let mut holds = Vec::new();
+    for _ in 0..150 {
+        holds.push(desk.hold().await);
+    }
+    for (i, hold) in holds.iter().enumerate() {
+        desk.began(hold, &format!("r{i}"));
+    }
+    // Behind its beginning, and of another one.
+    desk.cost(&holds[0], "1");
+    desk.keeper.offer(Task::Over(run("r149")));
+    desk.idle().await;
+    assert_eq!(desk.ledger.calls("together 64"), 2);
+    assert_eq!(desk.ledger.calls("together 22"), 1);
+    assert_eq!(desk.ledger.calls("bind "), 150);
+    assert_eq!(desk.ledger.calls("note "), 150);
+    let live = desk.live().await;
+    assert_eq!(live.len(), 148);
+    assert!(live.iter().all(|hold| hold.run.is_some()));
+    let calls = desk.ledger.calls.lock().unwrap();
+    let place = |name: &str| calls.iter().position(|call| call.starts_with(name));
+    assert!(place("note r0") < place("settle"), "{calls:?}");
+    assert!(place("note r149") < place("release"), "{calls:?}");
+}
+
+#[tokio::test]
+async fn of_runs_that_begin_few_are_told_at_a_time_and_nothing_else_waits_for_them() {
+    let mut ledger = ledger().gated();
+    ledger.at_once = 64;
+    let desk = Desk::open(ledger);
+    let mut holds = Vec::new();
+    for _ in 0..5000 {
+        holds.push(desk.hold().await);
+    }
+    let (other, began) = holds.split_first().unwrap();
+    for (i, hold) in began.iter().enumerate() {
+        desk.began(hold, &format!("r{i}"));
+    }
+    let telling = || desk.ledger.telling.load(Ordering::SeqCst);
+    eventually("told", || async { telling() >= 128 }).await;
+    // The last of all comes to its turn.
+    desk.not_started(other);
+    eventually("released", || async { desk.ledger.calls("release") == 1 }).await;
+    desk.ledger.gate.as_ref().unwrap().add_permits(20_000);
+    desk.idle().await;
+    assert_eq!(desk.ledger.most_telling.load(Ordering::SeqCst), 128);
+    assert_eq!(desk.ledger.calls("bind "), 4999);
+    assert_eq!(desk.ledger.calls("note "), 4999);
+    assert_eq!(desk.metrics.dropped.get(), 0);
+}
+
+#[tokio::test]
+async fn of_runs_that_are_told_together_each_is_tried_until_it_is_done() {
+    let mut ledger = ledger();
+    ledger.at_once = 64;
+    let desk = Desk::open(ledger);
+    let (first, second, third) = (desk.hold().await, desk.hold().await, desk.hold().await);
+    // The first is bound, and nobody says so.
+    desk.ledger.lost_replies.store(1, Ordering::SeqCst);
+    for (hold, id) in [(&first, "r1"), (&second, "r2"), (&third, "r2")] {
+        desk.began(hold, id);
+    }
+    let unknown = HoldId::from_bits(u128::MAX);
+    desk.began(&unknown, "r4");
+    desk.idle().await;
+    assert_eq!(desk.ledger.calls("bind r1"), 2);
+    assert_eq!(desk.ledger.calls("bind r2"), 2);
+    assert_eq!(desk.ledger.calls("note r1"), 1);
+    assert_eq!(desk.ledger.calls("note r4"), 0, "no hold has it");
+    assert!(desk.live().await.iter().all(|hold| hold.run.is_some()));
+    assert_eq!(desk.metrics.dropped.get(), 0);
+}
+
+#[tokio::test]
+async fn what_gathers_at_the_end_is_told() {
+    let mut ledger = ledger();
+    ledger.at_once = 64;
+    let (desk, worker) = Desk::new(Arc::new(ledger), Settings::default());
+    let hold = desk.hold().await;
+    desk.began(&hold, "r1");
+    worker.run(async {}, PATIENCE).await;
+    assert!(desk.live().await.iter().all(|hold| hold.run.is_some()));
+    assert_eq!(desk.metrics.dropped.get(), 0);
+}
+
 fn stopping(
     worker: tollgate::keeper::Worker,
     flush: Duration,

@@ -2,13 +2,14 @@
 //! becomes of the promises when Redis is away.
 //!
 //! `contract` is one suite that memory and Redis in all its forms pass.
+//! `lookups` is what many of them at once share, and what not.
 //! `values` is what may stand in Redis, `facts` what may say whose something
 //! is. `faults` breaks a real server and
 //! stands a false one in its place; `cluster` and `sentinel` do the same to real
 //! ones of those, `failover` with holds. `holds` is the contract of holds,
 //! `redis_holds` what those in Redis go through besides. `manual` tries the
 //! Redis users that the manual names. `refusals` and
-//! `events` are the streams of events.
+//! `events` are the streams of events. `remembered` is the memory of refusals.
 
 #![allow(
     clippy::unwrap_used,
@@ -44,12 +45,16 @@ mod false_redis;
 mod faults;
 #[path = "ledger/holds.rs"]
 mod holds;
+#[path = "ledger/lookups.rs"]
+mod lookups;
 #[path = "ledger/manual.rs"]
 mod manual;
 #[path = "ledger/redis_holds.rs"]
 mod redis_holds;
 #[path = "ledger/refusals.rs"]
 mod refusals;
+#[path = "ledger/remembered.rs"]
+mod remembered;
 #[path = "ledger/sentinel.rs"]
 mod sentinel;
 #[path = "ledger/values.rs"]

@@ -33,7 +33,7 @@ impl HoldId {
     /// # Errors
     /// [`NotHoldId`] if it has another form.
     pub fn parse(text: &[u8]) -> Result<Self, NotHoldId> {
-        let fits = |byte: &u8| byte.is_ascii_alphanumeric() || b"_-".contains(byte);
+        let fits = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
         if text.is_empty() || text.len() > HOLD_ID_MAX_BYTES || !text.iter().all(fits) {
             return Err(NotHoldId);
         }
@@ -44,13 +44,27 @@ impl HoldId {
     /// The id made of 128 random bits: 32 hexadecimal digits.
     #[must_use]
     pub fn from_bits(bits: u128) -> Self {
-        HoldId(format!("{bits:032x}").into())
+        let mut text = [0; 32];
+        let bytes = bits.to_be_bytes();
+        for (digits, byte) in text.chunks_exact_mut(2).zip(bytes) {
+            digits.copy_from_slice(&[digit(byte >> 4), digit(byte & 0xf)]);
+        }
+        // Digits are text.
+        HoldId(std::str::from_utf8(&text).unwrap_or_default().into())
     }
 
     /// The id.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+}
+
+/// A hexadecimal digit of a number below 16.
+const fn digit(number: u8) -> u8 {
+    match number {
+        0..=9 => b'0'.saturating_add(number),
+        _ => b'a'.saturating_add(number.saturating_sub(10)),
     }
 }
 
@@ -131,4 +145,16 @@ pub struct Held {
     pub credits: Credits,
     /// How many holds there are.
     pub live: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bits_are_written_as_hexadecimal_digits() {
+        for bits in [0, 1, u128::MAX, 0x0123_4567_89ab_cdef_fedc_ba98_7654_3210] {
+            assert_eq!(HoldId::from_bits(bits).as_str(), format!("{bits:032x}"));
+        }
+    }
 }

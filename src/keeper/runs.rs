@@ -4,20 +4,22 @@
 //! Bounded; what is forgotten is asked for again. A run that nobody knows is
 //! not asked for again for a moment.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use moka::policy::EvictionPolicy;
-use moka::sync::Cache;
 use tokio::time::Instant;
 
 use crate::billing::hold::{HoldId, RunId};
 use crate::billing::team::TeamId;
 
 /// The most runs that are remembered.
-const RUNS_MAX: u64 = 100_000;
+const RUNS_MAX: usize = 100_000;
+
+/// How many of the oldest are looked at when another one comes: some may be in
+/// use, and the lock is not held for all of them.
+const LOOKED_AT: usize = 8;
 
 /// After how long a run is forgotten that nobody asks about.
 const FORGET_AFTER: Duration = Duration::from_secs(60 * 60);
@@ -51,7 +53,7 @@ pub(super) struct Owner {
     pub(super) hold: Option<HoldId>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 struct Known {
     owner: Option<Owner>,
     /// The pause between two extensions.
@@ -59,6 +61,10 @@ struct Known {
     /// When it may be extended again.
     next_turn: Instant,
     state: State,
+    /// When somebody last asked about it.
+    asked: Instant,
+    /// Whether somebody did since it came, or since it was let stay.
+    is_in_use: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,11 +80,18 @@ enum State {
 /// What is known of runs.
 #[derive(Debug)]
 pub(super) struct Runs {
-    known: Cache<RunId, Arc<Known>>,
+    table: Mutex<Table>,
     /// The pause for runs of other gateways, in milliseconds.
     turn_ms: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    known: HashMap<RunId, Known>,
+    /// The same runs, as they came or were let stay.
+    order: VecDeque<RunId>,
     /// Runs whose end waits to be told to the ledger.
-    ending: Mutex<HashSet<RunId>>,
+    ending: HashSet<RunId>,
 }
 
 /// The end of a run waits to be told: until this is dropped, telling it again
@@ -91,7 +104,7 @@ pub(super) struct Ending {
 
 impl Drop for Ending {
     fn drop(&mut self) {
-        self.runs.ending().remove(&self.run);
+        self.runs.table().ending.remove(&self.run);
     }
 }
 
@@ -100,14 +113,8 @@ impl Runs {
     /// their holds' time.
     pub(super) fn new(hold_for: Duration) -> Self {
         Runs {
-            // The oldest go first: the usual policy would not let new ones in.
-            known: Cache::builder()
-                .max_capacity(RUNS_MAX)
-                .eviction_policy(EvictionPolicy::lru())
-                .time_to_idle(FORGET_AFTER)
-                .build(),
+            table: Mutex::default(),
             turn_ms: AtomicU64::new(in_millis(turn(hold_for))),
-            ending: Mutex::default(),
         }
     }
 
@@ -119,80 +126,71 @@ impl Runs {
 
     /// The run is over, and that is to be told; `None` if it already is.
     pub(super) fn ends(self: &Arc<Self>, run: &RunId) -> Option<Ending> {
-        let is_news = self.ending().insert(run.clone());
+        let is_news = self.table().ending.insert(run.clone());
         is_news.then(|| Ending {
             runs: Arc::clone(self),
             run: run.clone(),
         })
     }
 
-    // A poisoned lock is taken all the same: what is wrong in there is told
-    // once more.
-    fn ending(&self) -> MutexGuard<'_, HashSet<RunId>> {
-        self.ending.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// A start of this gateway began the run, or went on with it. It stays with
     /// its first hold, and is alive again if it was over. One that lives stays
     /// with its team, whatever another one's start says.
     pub(super) fn begin(&self, run: &RunId, team: &TeamId, hold: &HoldId, hold_for: Duration) {
-        // An end that waits was told of what was before.
-        self.ending().remove(run);
-        let known = self.known.get(run);
-        let is_others = known.as_ref().is_some_and(|known| {
-            let others = |owner: &Owner| owner.team != *team;
-            known.state == State::Live && known.owner.as_ref().is_some_and(others)
-        });
-        if is_others {
-            return;
+        let mut table = self.table();
+        // An end that waits was told of what was before. Most often none does.
+        if !table.ending.is_empty() {
+            table.ending.remove(run);
         }
-        let before = known.and_then(|known| Some((known.owner.clone()?, known.turn)));
-        let before = before.filter(|(owner, _)| owner.team == *team && owner.hold.is_some());
-        let (owner, slowest) = before.unwrap_or_else(|| {
-            let owner = Owner {
-                team: team.clone(),
-                hold: Some(hold.clone()),
-            };
-            (owner, Duration::MAX)
-        });
-        let turn = turn(hold_for).min(slowest);
-        self.put(
-            run,
-            Known {
-                owner: Some(owner),
-                turn,
-                next_turn: after(turn),
-                state: State::Live,
-            },
-        );
+        let turn = turn(hold_for);
+        let now = Instant::now();
+        let known = table.entry(run, turn, now);
+        let mut slowest = Duration::MAX;
+        match &known.owner {
+            Some(owner) if owner.team != *team && known.state == State::Live => return,
+            Some(owner) if owner.team == *team && owner.hold.is_some() => slowest = known.turn,
+            Some(_) | None => {
+                known.owner = Some(Owner {
+                    team: team.clone(),
+                    hold: Some(hold.clone()),
+                });
+            }
+        }
+        known.turn = turn.min(slowest);
+        known.next_turn = after(now, known.turn);
+        known.state = State::Live;
     }
 
     /// Whose run it is, as far as is known here.
     pub(super) fn owner(&self, run: &RunId) -> Option<Owner> {
-        self.known.get(run)?.owner.clone()
+        let mut table = self.table();
+        table.get(run, Instant::now())?.owner.clone()
     }
 
     /// Whether it is time to extend the run's hold. If so, the next time is a
     /// while off.
     pub(super) fn is_turn(&self, run: &RunId) -> bool {
-        let known = self.get(run);
+        let now = Instant::now();
+        let mut table = self.table();
+        let known = table.entry(run, self.turn(), now);
         let due = match known.state {
-            State::Live => known.next_turn <= Instant::now(),
-            State::Over(until) | State::Unknown(until) => until <= Instant::now(),
+            State::Live => known.next_turn <= now,
+            State::Over(until) | State::Unknown(until) => until <= now,
         };
         if due {
-            let next_turn = after(known.turn);
-            self.put(run, Known { next_turn, ..known });
+            known.next_turn = after(now, known.turn);
         }
         due
     }
 
     /// Whether there is nothing more to be done when the run is over.
     pub(super) fn is_settled(&self, run: &RunId) -> bool {
-        let known = self.known.get(run);
+        let now = Instant::now();
+        let mut table = self.table();
+        let known = table.get(run, now);
         known.is_some_and(|known| match known.state {
             State::Live => false,
-            State::Over(until) => until > Instant::now(),
+            State::Over(until) => until > now,
             // It may have begun elsewhere a moment ago.
             State::Unknown(_) => false,
         })
@@ -200,55 +198,107 @@ impl Runs {
 
     /// The ledger says whose run it is.
     pub(super) fn learn(&self, run: &RunId, team: TeamId) {
-        let owner = Some(Owner { team, hold: None });
-        let state = State::Live;
-        let known = self.get(run);
-        self.put(
-            run,
-            Known {
-                owner,
-                state,
-                ..known
-            },
-        );
+        let mut table = self.table();
+        let known = table.entry(run, self.turn(), Instant::now());
+        known.owner = Some(Owner { team, hold: None });
+        known.state = State::Live;
     }
 
     /// The run's holds have ended.
     pub(super) fn end(&self, run: &RunId) {
-        let state = State::Over(after(OVER_FOR));
-        let known = self.get(run);
-        self.put(run, Known { state, ..known });
+        let now = Instant::now();
+        let mut table = self.table();
+        table.entry(run, self.turn(), now).state = State::Over(after(now, OVER_FOR));
     }
 
     /// Nobody knows the run.
     pub(super) fn nobody(&self, run: &RunId) {
-        let state = State::Unknown(after(UNKNOWN_FOR));
-        let known = self.get(run);
-        self.put(
-            run,
-            Known {
-                owner: None,
-                state,
-                ..known
-            },
-        );
+        let now = Instant::now();
+        let mut table = self.table();
+        let known = table.entry(run, self.turn(), now);
+        known.owner = None;
+        known.state = State::Unknown(after(now, UNKNOWN_FOR));
     }
 
-    fn get(&self, run: &RunId) -> Known {
-        let known = self.known.get(run);
-        known.map_or_else(
-            || Known {
-                owner: None,
-                turn: Duration::from_millis(self.turn_ms.load(Ordering::Relaxed)),
-                next_turn: Instant::now(),
-                state: State::Live,
-            },
-            |known| Known::clone(&known),
-        )
+    /// The pause for runs of other gateways.
+    fn turn(&self) -> Duration {
+        Duration::from_millis(self.turn_ms.load(Ordering::Relaxed))
     }
 
-    fn put(&self, run: &RunId, known: Known) {
-        self.known.insert(run.clone(), Arc::new(known));
+    // A poisoned lock is taken all the same: what is wrong in there is told or
+    // asked for once more.
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Known {
+    fn is_forgotten(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.asked) >= FORGET_AFTER
+    }
+}
+
+impl Table {
+    /// What is known of a run, if anything is.
+    fn get(&mut self, run: &RunId, now: Instant) -> Option<&mut Known> {
+        let known = self.known.get_mut(run)?;
+        if known.is_forgotten(now) {
+            return None;
+        }
+        known.asked = now;
+        known.is_in_use = true;
+        Some(known)
+    }
+
+    /// The same; where nothing is known, that.
+    fn entry(&mut self, run: &RunId, turn: Duration, now: Instant) -> &mut Known {
+        if !self.known.contains_key(run) {
+            self.make_room(now);
+            self.order.push_back(run.clone());
+        }
+        let nothing = || Known {
+            owner: None,
+            turn,
+            next_turn: now,
+            state: State::Live,
+            asked: now,
+            is_in_use: false,
+        };
+        let known = self.known.entry(run.clone()).or_insert_with(nothing);
+        if known.is_forgotten(now) {
+            *known = nothing();
+        } else if known.asked != now {
+            known.asked = now;
+            known.is_in_use = true;
+        }
+        known
+    }
+
+    /// Forgets those that nobody asks about, and the oldest if there are too
+    /// many: one that was asked about since may stay for another round.
+    fn make_room(&mut self, now: Instant) {
+        for left in (0..LOOKED_AT).rev() {
+            let is_full = self.known.len() >= RUNS_MAX;
+            let Some(first) = self.order.pop_front() else {
+                return;
+            };
+            let Some(known) = self.known.get_mut(&first) else {
+                continue;
+            };
+            let may_stay = known.is_in_use && left > 0;
+            if known.is_forgotten(now) {
+                self.known.remove(&first);
+            } else if !is_full {
+                self.order.push_front(first);
+                return;
+            } else if may_stay {
+                known.is_in_use = false;
+                self.order.push_back(first);
+            } else {
+                self.known.remove(&first);
+                return;
+            }
+        }
     }
 }
 
@@ -261,8 +311,7 @@ fn turn(hold_for: Duration) -> Duration {
     part(TURNS).max(TURN_MIN).min(part(TURNS_MIN))
 }
 
-fn after(span: Duration) -> Instant {
-    let now = Instant::now();
+fn after(now: Instant, span: Duration) -> Instant {
     now.checked_add(span).unwrap_or(now)
 }
 
@@ -335,5 +384,42 @@ mod tests {
         hold(3);
         assert_eq!(owner(), Some(HoldId::from_bits(1)));
         assert!(!runs.is_settled(&run("r")), "a follow-up goes on with it");
+    }
+
+    #[test]
+    fn only_so_many_are_remembered_and_the_oldest_go_first() {
+        let runs = runs();
+        let begin = |id: usize| {
+            runs.begin(
+                &run(&format!("r{id}")),
+                &team(),
+                &HoldId::from_bits(1),
+                HOUR,
+            );
+        };
+        (0..RUNS_MAX).for_each(begin);
+        assert!(runs.owner(&run("r0")).is_some(), "and it is in use");
+        (RUNS_MAX..RUNS_MAX + 2).for_each(begin);
+        let is_known = |id: usize| runs.owner(&run(&format!("r{id}"))).is_some();
+        assert!(is_known(0) && is_known(3) && is_known(RUNS_MAX + 1));
+        assert!(!is_known(1) && !is_known(2));
+        let table = runs.table();
+        assert_eq!(table.known.len(), RUNS_MAX);
+        assert_eq!(table.order.len(), RUNS_MAX);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_run_that_nobody_asks_about_is_forgotten() {
+        let runs = runs();
+        let begin = |id| runs.begin(&run(id), &team(), &HoldId::from_bits(1), HOUR);
+        begin("r");
+        begin("s");
+        tokio::time::advance(FORGET_AFTER / 2).await;
+        assert!(runs.owner(&run("s")).is_some());
+        tokio::time::advance(FORGET_AFTER / 2).await;
+        assert!(runs.owner(&run("r")).is_none());
+        assert!(runs.owner(&run("s")).is_some());
+        begin("t");
+        assert_eq!(runs.table().known.len(), 2);
     }
 }

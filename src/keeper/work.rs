@@ -3,6 +3,7 @@
 //! Every change has an id of its own, so all of it can be done again when the
 //! ledger did not say whether it was done.
 
+use std::slice;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use crate::billing::hold::RunId;
 use crate::billing::team::TeamId;
 use crate::events::holds::Act;
 use crate::ledger::LedgerError;
-use crate::ledger::holds::{Change, Holds, Noted, Release, Which, release_all};
+use crate::ledger::holds::{Begun, Change, Holds, Noted, Release, Which, release_all};
 
 /// How a task fared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,30 +45,9 @@ impl Hands {
                 self.common.changed(team, &change, Act::NotStarted);
                 Ok(Fared::Done)
             }
-            Task::Began {
-                team,
-                hold,
-                run,
-                hold_for,
-            } => {
-                let note_for = (*hold_for).max(self.common.settings.hold_for_max);
-                let change = self.ledger.bind(team, hold, run).await?;
-                self.common.changed(team, &change, Act::Keep);
-                // Not before the team's own holds know it.
-                if let Change::Done(_) | Change::Again(_) = change {
-                    self.note(run, team, note_for).await?;
-                }
-                // The end of an earlier part of it may have been noted since.
-                self.common.runs.begin(run, team, hold, *hold_for);
-                if let Change::Conflict(_) = change {
-                    tracing::debug!(
-                        team = team.as_str(),
-                        hold = hold.as_str(),
-                        run = run.as_str(),
-                        "the hold belongs to another run"
-                    );
-                }
-                Ok(Fared::Done)
+            Task::Began { .. } => {
+                let mut fared = self.carry_out_together(slice::from_ref(task)).await;
+                fared.pop().unwrap_or(Ok(Fared::Done))
             }
             Task::Cost {
                 team,
@@ -94,6 +74,55 @@ impl Hands {
             Task::Over(run) => self.over(run).await,
             Task::Alive(run) => self.alive(run).await,
         }
+    }
+
+    /// Carries out tasks that each say that a run began, and says how each
+    /// fared.
+    pub(super) async fn carry_out_together(
+        &self,
+        tasks: &[Task],
+    ) -> Vec<Result<Fared, LedgerError>> {
+        let note_for_min = self.common.settings.hold_for_max;
+        let begun = tasks.iter().filter_map(|task| begun(task, note_for_min));
+        let begun: Vec<_> = begun.collect();
+        let changes = self.ledger.bind_all(&begun).await;
+        // Not before the team's own holds know it.
+        let mut to_note = Vec::with_capacity(begun.len());
+        for (one, change) in begun.iter().zip(&changes) {
+            let Ok(change) = change else { continue };
+            self.common.changed(one.team, change, Act::Keep);
+            if let Change::Done(_) | Change::Again(_) = change {
+                to_note.push(*one);
+            }
+        }
+        let noted = self.ledger.note_all(&to_note).await;
+        let mut noted = to_note.iter().zip(noted);
+        let changes = tasks.iter().zip(changes);
+        let fared = changes.map(|(task, change)| {
+            match change? {
+                Change::Done(_) | Change::Again(_) => {
+                    if let Some((one, noted)) = noted.next() {
+                        self.noted(one.run, one.team, noted?);
+                    }
+                }
+                Change::Conflict(_) => {
+                    tracing::debug!(?task, "the hold belongs to another run");
+                }
+                Change::Unknown => {}
+            }
+            if let Task::Began {
+                team,
+                hold,
+                run,
+                hold_for,
+            } = task
+            {
+                // The end of an earlier part of it may have been noted since.
+                self.common.runs.begin(run, team, hold, *hold_for);
+            }
+            Ok(Fared::Done)
+        });
+        fared.collect()
     }
 
     async fn over(&self, run: &RunId) -> Result<Fared, LedgerError> {
@@ -154,7 +183,13 @@ impl Hands {
 
     /// Notes whose run it is. What another team calls its run stays with that.
     async fn note(&self, run: &RunId, team: &TeamId, for_: Duration) -> Result<(), LedgerError> {
-        if self.ledger.note_run(run, team, for_).await? == Noted::Taken {
+        let noted = self.ledger.note_run(run, team, for_).await?;
+        self.noted(run, team, noted);
+        Ok(())
+    }
+
+    fn noted(&self, run: &RunId, team: &TeamId, noted: Noted) {
+        if noted == Noted::Taken {
             self.common.metrics.run_collisions.inc();
             tracing::debug!(
                 team = team.as_str(),
@@ -162,7 +197,6 @@ impl Hands {
                 "another team has a run of that name: its end frees nothing here"
             );
         }
-        Ok(())
     }
 
     async fn extend(&self, team: &TeamId, which: &Which) -> Result<Change, LedgerError> {
@@ -183,6 +217,25 @@ impl Hands {
         runs.learn(run, team.clone());
         Ok(Some(Owner { team, hold: None }))
     }
+}
+
+/// What a task says of a run that began. It is noted at least for so long.
+fn begun(task: &Task, note_for_min: Duration) -> Option<Begun<'_>> {
+    let Task::Began {
+        team,
+        hold,
+        run,
+        hold_for,
+    } = task
+    else {
+        return None;
+    };
+    Some(Begun {
+        team,
+        hold,
+        run,
+        note_for: (*hold_for).max(note_for_min),
+    })
 }
 
 /// How a run's holds are named. First by the run, because other gateways may

@@ -1,6 +1,6 @@
 //! [`Worker`]: carries tasks out.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,6 +8,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until};
 
+use super::gathering::Gathering;
 use super::lanes::{Key, Lanes};
 use super::work::{Fared, Hands};
 use super::{Common, Job, Task, Waiting, sweep};
@@ -18,6 +19,11 @@ use crate::telemetry::holds::Unread;
 
 /// The most tasks that are carried out at once.
 const IN_FLIGHT_MAX: usize = 64;
+
+/// The most batches of runs that began that are told at once. Each is many
+/// changes on the connection that requests share, and they wait behind those;
+/// two keep it busy while one is noted.
+const TELLING_MAX: usize = 2;
 
 /// The most answers that are looked into at once: each takes a thread, and the
 /// largest tens of megabytes.
@@ -54,9 +60,14 @@ pub struct Worker {
     jobs: mpsc::Receiver<Job>,
     to_look: mpsc::Receiver<Waiting>,
     lanes: Lanes,
-    running: JoinSet<Result<Fared, LedgerError>>,
-    /// Whose lane each of them is.
-    lane_of: HashMap<Id, Key>,
+    /// Runs that began, and how many are told at once.
+    gathering: Gathering,
+    at_once: usize,
+    running: JoinSet<Vec<Result<Fared, LedgerError>>>,
+    /// Those of them that tell what gathered.
+    telling: HashSet<Id>,
+    /// Whose lanes each of them is about, in order.
+    lanes_of: HashMap<Id, Vec<Key>>,
     looking: JoinSet<Result<Task, Unread>>,
     /// What is to be done after each of them.
     then: HashMap<Id, Job>,
@@ -107,12 +118,15 @@ impl Worker {
         to_look: mpsc::Receiver<Waiting>,
     ) -> Self {
         Worker {
+            at_once: ledger.bound_at_once(),
+            gathering: Gathering::default(),
             hands: Hands { ledger, common },
             jobs,
             to_look,
             lanes: Lanes::default(),
             running: JoinSet::new(),
-            lane_of: HashMap::new(),
+            telling: HashSet::new(),
+            lanes_of: HashMap::new(),
             looking: JoinSet::new(),
             then: HashMap::new(),
             open: Open::All,
@@ -161,15 +175,21 @@ impl Worker {
     async fn work(&mut self, closing: &Notify) {
         let mut batch = Vec::with_capacity(BATCH_MAX);
         loop {
-            self.lanes.wake(Instant::now());
-            self.begin_what_is_ready();
+            let now = Instant::now();
+            self.lanes.wake(now);
+            self.gather(now);
+            self.begin_what_is_ready(now);
             if self.is_done() {
                 return;
             }
-            let wake = self.lanes.next_wake();
+            let wake = self.next_wake();
+            // What gathers is joined by all that came, once its time is up. What
+            // has to wait for longer keeps nobody from coming.
+            let gathers = self.gathering.due().is_some() && self.can_tell();
+            let room = self.open.jobs() && !gathers;
             let room_to_look = self.open.looks() && self.looking.len() < LOOKS_MAX;
             tokio::select! {
-                taken = self.jobs.recv_many(&mut batch, BATCH_MAX), if self.open.jobs() => {
+                taken = self.jobs.recv_many(&mut batch, BATCH_MAX), if room => {
                     if taken == 0 {
                         self.open = if self.open.looks() { Open::Looks } else { Open::Nothing };
                     }
@@ -253,21 +273,69 @@ impl Worker {
         self.lanes.push(key, job);
     }
 
-    fn begin_what_is_ready(&mut self) {
-        while self.running.len() < IN_FLIGHT_MAX {
+    fn begin_what_is_ready(&mut self, now: Instant) {
+        while self.has_hands() {
             let Some((key, job)) = self.lanes.next() else {
-                return;
+                break;
             };
             if life(&job.task).is_some_and(|life| job.since.elapsed() > life) {
                 self.drop_first(&key, "the ledger was away for too long");
                 continue;
             }
-            let (hands, task) = (self.hands.clone(), job.task.clone());
-            let call = self
-                .running
-                .spawn(async move { hands.carry_out(&task).await });
-            self.lane_of.insert(call.id(), key);
+            let task = job.task.clone();
+            if self.at_once > 1 && matches!(task, Task::Began { .. }) {
+                self.gathering.push(key, task, now);
+                if self.gathering.len() >= self.at_once && self.can_tell() {
+                    self.tell_what_gathered();
+                }
+                continue;
+            }
+            let hands = self.hands.clone();
+            let call = async move { vec![hands.carry_out(&task).await] };
+            let call = self.running.spawn(call);
+            self.lanes_of.insert(call.id(), vec![key]);
         }
+        while self.gathering.due().is_some_and(|due| due <= now) && self.can_tell() {
+            self.tell_what_gathered();
+        }
+    }
+
+    fn has_hands(&self) -> bool {
+        self.running.len() < IN_FLIGHT_MAX
+    }
+
+    /// Whether what gathered can be told. Else it goes on gathering.
+    fn can_tell(&self) -> bool {
+        self.has_hands() && self.telling.len() < TELLING_MAX
+    }
+
+    /// Takes over what came while runs that began were gathered, once their
+    /// time is up.
+    fn gather(&mut self, now: Instant) {
+        if self.gathering.due().is_none_or(|due| due > now) {
+            return;
+        }
+        for _ in 0..BATCH_MAX {
+            match self.jobs.try_recv() {
+                Ok(job) => self.take(job),
+                Err(_) => return,
+            }
+        }
+    }
+
+    fn tell_what_gathered(&mut self) {
+        let (keys, tasks) = self.gathering.take(self.at_once);
+        let hands = self.hands.clone();
+        let call = async move { hands.carry_out_together(&tasks).await };
+        let call = self.running.spawn(call);
+        self.telling.insert(call.id());
+        self.lanes_of.insert(call.id(), keys);
+    }
+
+    /// When there is something to do though nothing comes.
+    fn next_wake(&self) -> Option<Instant> {
+        let due = self.gathering.due().filter(|_| self.can_tell());
+        [due, self.lanes.next_wake()].into_iter().flatten().min()
     }
 
     fn drop_first(&mut self, key: &Key, why: &str) {
@@ -276,15 +344,20 @@ impl Worker {
         }
     }
 
-    /// Draws the conclusion from how a task fared.
-    fn conclude(&mut self, ended: Ended<Result<Fared, LedgerError>>) {
+    /// Draws the conclusions from how tasks fared.
+    fn conclude(&mut self, ended: Ended<Vec<Result<Fared, LedgerError>>>) {
         let (id, fared) = match ended {
-            Ok((id, fared)) => (id, Some(fared)),
-            Err(error) => (error.id(), None),
+            Ok((id, fared)) => (id, fared),
+            Err(error) => (error.id(), Vec::new()),
         };
-        let Some(key) = self.lane_of.remove(&id) else {
-            return;
-        };
+        self.telling.remove(&id);
+        let mut fared = fared.into_iter();
+        for key in self.lanes_of.remove(&id).unwrap_or_default() {
+            self.conclude_one(key, fared.next());
+        }
+    }
+
+    fn conclude_one(&mut self, key: Key, fared: Option<Result<Fared, LedgerError>>) {
         match fared {
             Some(Ok(Fared::Done)) => {
                 self.lanes.done(&key);

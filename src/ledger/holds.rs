@@ -357,9 +357,23 @@ impl LineKind {
     }
 }
 
+/// A run that a start began.
+#[derive(Clone, Copy, Debug)]
+pub struct Begun<'a> {
+    /// Who pays.
+    pub team: &'a TeamId,
+    /// The hold.
+    pub hold: &'a HoldId,
+    /// The run.
+    pub run: &'a RunId,
+    /// How long it is noted whose run it is.
+    pub note_for: Duration,
+}
+
 /// A ledger that can set credits aside.
 ///
 /// Every call returns within the configured deadline plus a few milliseconds,
+/// unless the thread that serves the connection to Redis is kept from running;
 /// except those that read a whole team ([`Holds::list`], [`Holds::audit`],
 /// [`Holds::teams`]), which are for operators and take as long as they take.
 ///
@@ -379,6 +393,21 @@ pub trait Holds: Ledger {
     /// run. Of more than [`RUN_HOLDS_MAX`], the oldest that has ended is no
     /// longer found by the run, or else the oldest.
     async fn bind(&self, team: &TeamId, hold: &HoldId, run: &RunId) -> Result<Change, LedgerError>;
+
+    /// How many runs are best bound at once, with [`Holds::bind_all`]: 1 where
+    /// that costs no less than binding one after the other.
+    fn bound_at_once(&self) -> usize {
+        1
+    }
+
+    /// [`Holds::bind`] for each: what becomes of one says nothing of another.
+    async fn bind_all(&self, begun: &[Begun<'_>]) -> Vec<Result<Change, LedgerError>> {
+        let mut changes = Vec::with_capacity(begun.len());
+        for one in begun {
+            changes.push(self.bind(one.team, one.hold, one.run).await);
+        }
+        changes
+    }
 
     /// The live holds of a run, the newest first.
     async fn of_run(&self, team: &TeamId, run: &RunId) -> Result<Vec<HoldId>, LedgerError>;
@@ -467,6 +496,16 @@ pub trait Holds: Ledger {
         team: &TeamId,
         for_: Duration,
     ) -> Result<Noted, LedgerError>;
+
+    /// [`Holds::note_run`] for each: what becomes of one says nothing of
+    /// another.
+    async fn note_all(&self, begun: &[Begun<'_>]) -> Vec<Result<Noted, LedgerError>> {
+        let mut noted = Vec::with_capacity(begun.len());
+        for one in begun {
+            noted.push(self.note_run(one.run, one.team, one.note_for).await);
+        }
+        noted
+    }
 
     /// Whose run it is, if that was noted.
     async fn team_of(&self, run: &RunId) -> Result<Option<TeamId>, LedgerError>;

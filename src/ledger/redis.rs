@@ -2,18 +2,21 @@
 //!
 //! A balance is decimal text, either the value of a key or a field of a hash
 //! (`keys`). It is read afresh for every request, over one connection that
-//! all requests share (`link`), within a deadline; while Redis is away they
+//! all requests share (`link`), with a command of its own: those of one moment
+//! leave in one write (`wire`), and all have their own deadlines; while Redis is away they
 //! are told at once (`supervisor`). What stands in Redis and is no balance is
 //! an error, never zero.
 //!
 //! Holds are kept beside it (`holds`), and changed by scripts alone.
 //!
-//! Nothing here retries a read, and nothing caches one.
+//! Nothing here retries a read, and nothing caches a balance. That a team was
+//! refused may be remembered, while changes are heard of (`watching`).
 
 mod clock;
 mod cluster;
 mod events;
 mod fault;
+mod hello;
 mod holds;
 mod keys;
 mod link;
@@ -21,12 +24,16 @@ mod place;
 mod prepare;
 mod question;
 mod reach;
+mod resp;
 mod sentinel;
 mod settings;
 mod slots;
 mod supervisor;
+mod together;
 mod transport;
 mod values;
+mod watching;
+mod wire;
 
 use std::fmt;
 use std::sync::Arc;
@@ -37,20 +44,23 @@ use redis::{Cmd, Value};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
-pub use self::events::EventLink;
+pub use self::events::{EventLink, Replies};
 use self::fault::Fault;
 use self::holds::Untold;
 pub use self::keys::Keys;
 use self::keys::{Layout, MARK, Template};
 use self::prepare::{Preparation, Reader};
-use self::question::Question;
+use self::question::{BalanceRead, Question};
 use self::reach::{Kind, Reach};
 pub use self::settings::{
     RedisSettings, SentinelSettings, Servers, SettingsError, TlsFiles, Transport,
 };
 use self::values::{entry, mark, parse_balance, parse_key_fact, parse_team_fact, text, texts};
+use self::watching::{Desk, Watcher};
 use super::holds::{Terms, Writer};
+use super::refused::Refused;
 use super::{Health, KeyFact, Ledger, LedgerError, Mark, TeamFact};
+use crate::billing::admission::Rule;
 use crate::billing::credits::Credits;
 use crate::billing::team::{TEAM_ID_MAX_BYTES, TeamId};
 
@@ -78,6 +88,8 @@ pub struct RedisLedger {
     untold: Untold,
     /// How holds are kept, in hold mode.
     holds: Option<Terms>,
+    /// The memory of refusals, if there is one, and what vouches for it.
+    memory: Option<Arc<Desk>>,
     /// Closes when the ledger is dropped.
     alive: watch::Sender<()>,
 }
@@ -117,8 +129,36 @@ impl RedisLedger {
             keys,
             untold: Untold::default(),
             holds: settings.holds,
+            memory: None,
             alive: watch::Sender::new(()),
         })
+    }
+
+    /// The same, with a memory of the teams that it refuses by this rule.
+    #[must_use]
+    pub fn remembering(mut self, keys: &Keys, rule: Rule, lasting: Duration) -> Self {
+        let refused = Arc::new(Refused::new(lasting));
+        self.reach.forget_in(&refused);
+        self.memory = Some(Arc::new(Desk::new(refused, keys, rule, &self.reach)));
+        self
+    }
+
+    /// The memory of refusals, if there is one.
+    #[must_use]
+    pub fn refused(&self) -> Option<&Arc<Refused>> {
+        self.memory.as_ref().map(|desk| &desk.refused)
+    }
+
+    /// Vouches for the memory of refusals until the ledger is dropped; `None`
+    /// if there is none, or somebody does.
+    ///
+    /// Run it beside [`RedisLedger::run`], on a runtime that is never busy: what
+    /// it hears late counts as not heard.
+    pub fn watch(&self) -> Option<impl Future<Output = ()> + Send + 'static + use<>> {
+        let desk = self.memory.as_ref()?;
+        let offers = desk.refused.take_offers()?;
+        let watcher = Watcher::new(self.reach.clone(), Arc::clone(desk), offers);
+        Some(watcher.run(self.alive.subscribe()))
     }
 
     /// Connects in the current runtime, once: for commands that end soon. If
@@ -279,7 +319,18 @@ impl Ledger for RedisLedger {
         team: &TeamId,
         until: std::time::Instant,
     ) -> Result<Option<Credits>, LedgerError> {
-        let text = self.balance_text(team, until.into()).await?;
+        let text = match &self.reach {
+            Reach::One(core) => {
+                let read = BalanceRead {
+                    key: self.balance.fill(team.as_str()),
+                    field: self.field.as_ref().map(|field| field.fill(team.as_str())),
+                };
+                let text = core.look_up(&read, until.into()).await;
+                text.map_err(|fault| self.not_read(fault))?
+            }
+            // What a cluster needs more room for would be carried along by all.
+            Reach::Many(_) => Box::pin(self.balance_text(team, until.into())).await?,
+        };
         text.map(|text| parse_balance(&text)).transpose()
     }
 

@@ -1,7 +1,7 @@
 //! A ledger that is the embedded one, and away when it is told to be.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -11,8 +11,8 @@ use tollgate::billing::credits::Credits;
 use tollgate::billing::hold::{Held, HoldId, RunId};
 use tollgate::billing::team::TeamId;
 use tollgate::ledger::holds::{
-    Answer, Ask, Audit, Change, Expired, Granted, Holds, Line, LiveHold, Noted, Release, Repair,
-    Standing, Terms, Which,
+    Answer, Ask, Audit, Begun, Change, Expired, Granted, Holds, Line, LiveHold, Noted, Release,
+    Repair, Standing, Terms, Which,
 };
 use tollgate::ledger::memory::{Clock, MemoryLedger};
 use tollgate::ledger::{Health, KeyFact, Ledger, LedgerError, Mark, TeamFact};
@@ -49,6 +49,11 @@ pub struct Moody {
     pub drift: Mutex<Credits>,
     /// A change waits for a permit of this, if it is there.
     pub gate: Option<Semaphore>,
+    /// How many runs are bound at once.
+    pub at_once: usize,
+    /// Runs that are being bound together, and the most there were.
+    pub telling: AtomicUsize,
+    pub most_telling: AtomicUsize,
     pub calls: Mutex<Vec<String>>,
     pub under_way: AtomicU32,
     pub most_under_way: AtomicU32,
@@ -73,6 +78,9 @@ impl Moody {
             corrupt: AtomicBool::default(),
             drift: Mutex::default(),
             gate: None,
+            at_once: 1,
+            telling: AtomicUsize::default(),
+            most_telling: AtomicUsize::default(),
             calls: Mutex::default(),
             under_way: AtomicU32::default(),
             most_under_way: AtomicU32::default(),
@@ -169,6 +177,23 @@ impl Holds for Moody {
     async fn bind(&self, team: &TeamId, hold: &HoldId, run: &RunId) -> Result<Change, LedgerError> {
         self.change(format!("bind {run}"), self.ledger.bind(team, hold, run))
             .await
+    }
+
+    fn bound_at_once(&self) -> usize {
+        self.at_once
+    }
+
+    async fn bind_all(&self, begun: &[Begun<'_>]) -> Vec<Result<Change, LedgerError>> {
+        let call = format!("together {}", begun.len());
+        self.calls.lock().unwrap().push(call);
+        let now = self.telling.fetch_add(begun.len(), Ordering::SeqCst) + begun.len();
+        self.most_telling.fetch_max(now, Ordering::SeqCst);
+        let mut changes = Vec::new();
+        for one in begun {
+            changes.push(self.bind(one.team, one.hold, one.run).await);
+        }
+        self.telling.fetch_sub(begun.len(), Ordering::SeqCst);
+        changes
     }
 
     async fn of_run(&self, team: &TeamId, run: &RunId) -> Result<Vec<HoldId>, LedgerError> {

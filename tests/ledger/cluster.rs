@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use redis::{Pipeline, Value};
+use redis::Pipeline;
 use tollgate::billing::team::TeamId;
-use tollgate::ledger::redis::{EventLink, RedisLedger, RedisSettings, Servers};
+use tollgate::ledger::redis::{EventLink, RedisLedger, RedisSettings, Replies, Servers};
 use tollgate::ledger::{Health, Ledger, LedgerError, Mark, Proof, TeamFact};
 
 use crate::false_redis::{Answer, FalseRedis, bulk, well_behaved};
@@ -400,23 +400,18 @@ async fn events_follow_their_stream_s_slot() {
                 .arg("n")
                 .arg(number);
         }
-        batch
+        batch.get_packed_pipeline()
     };
     let length = |stream: &str| -> usize {
         redis::from_redis_value(cluster.at_owner(stream, &["XLEN", stream])).expect("a count")
     };
-    let ids = |replies: &[Value]| {
-        replies
-            .iter()
-            .filter(|reply| matches!(reply, Value::BulkString(_)))
-            .count()
-    };
-    let replies = link.send(&batch(5)).await.expect("sent");
+    let ids = |replies: &Replies| replies.count - replies.errors.len();
+    let replies = link.send(&batch(5), 10).await.expect("sent");
     assert_eq!(ids(&replies), 10);
     let slot = cluster.slot_of("tollgate:refusals");
     let (from, to) = (cluster.owner(slot), (cluster.owner(slot) + 1) % MASTERS);
     cluster.move_slot(slot, to);
-    let replies = link.send(&batch(5)).await.expect("sent");
+    let replies = link.send(&batch(5), 10).await.expect("sent");
     assert_eq!(ids(&replies), 10);
     assert_eq!(
         (length("tollgate:refusals"), length("tollgate:events")),
@@ -425,7 +420,7 @@ async fn events_follow_their_stream_s_slot() {
     // Half-way through a move each one is sent on.
     cluster.begin_move(slot, to, from);
     cluster.move_keys(slot, to, from);
-    let replies = link.send(&batch(5)).await.expect("sent");
+    let replies = link.send(&batch(5), 10).await.expect("sent");
     assert_eq!(ids(&replies), 10);
     cluster.finish_move(slot, to, from);
     assert_eq!(
@@ -481,7 +476,7 @@ async fn a_batch_that_was_carried_out_in_part_is_not_one_that_was_not_sent() {
         for stream in ["tollgate:events", "tollgate:refusals"] {
             batch.cmd("XADD").arg(stream).arg("*").arg("n").arg(1);
         }
-        let outcome = link.send(&batch).await;
+        let outcome = link.send(&batch.get_packed_pipeline(), 2).await;
         assert_eq!(
             matches!(outcome, Err(LedgerError::OutcomeUnknown(_))),
             is_sent,

@@ -19,7 +19,8 @@ use tollgate::billing::credits::Credits;
 use tollgate::billing::hold::{End, HoldId, RunId};
 use tollgate::billing::team::TeamId;
 use tollgate::ledger::holds::{
-    Ask, Change, Holds, LineKind, Outcome, Release, Repair, Replay, Terms, WhenFull, Which, Writer,
+    Ask, Begun, Change, Holds, LineKind, Outcome, Release, Repair, Replay, Terms, WhenFull, Which,
+    Writer,
 };
 use tollgate::ledger::redis::{RedisLedger, RedisSettings};
 use tollgate::ledger::{Health, Ledger, LedgerError};
@@ -418,6 +419,31 @@ async fn scripts_that_redis_has_forgotten_are_sent_again() {
         );
     }
     assert_eq!(held(&ledger, &team).await, (credits("3"), 3));
+    let live = ledger.list(&team, 3).await.unwrap();
+    let runs = ["r1", "r2", "r3"].map(|run| RunId::parse(run.as_bytes()).unwrap());
+    let begun = live.iter().zip(&runs).map(|(hold, run)| Begun {
+        team: &team,
+        hold: &hold.hold,
+        run,
+        note_for: HOLD_FOR,
+    });
+    let begun: Vec<_> = begun.collect();
+    server.command(&["SCRIPT", "FLUSH"]);
+    let changes = ledger.bind_all(&begun).await;
+    let is_done = |change: &Result<_, _>| matches!(change, Ok(Change::Done(_)));
+    assert!(changes.iter().all(is_done), "{changes:?}");
+    drop(server);
+    let changes = ledger.bind_all(&begun).await;
+    let is_unknown = |change: &Result<_, _>| {
+        matches!(
+            change,
+            Err(LedgerError::Outage(_) | LedgerError::OutcomeUnknown(_))
+        )
+    };
+    assert!(
+        changes.len() == 3 && changes.iter().all(is_unknown),
+        "{changes:?}"
+    );
 }
 
 /// Everything in Redis, to be compared.

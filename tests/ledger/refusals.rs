@@ -241,3 +241,25 @@ async fn an_event_is_written_at_most_once() {
 async fn without_a_stream_events_go_nowhere() {
     Sink::off().offer(event("r1"));
 }
+
+/// Redis went while there was nothing to tell: that shows before the next event
+/// is sent, so it is not lost.
+#[tokio::test]
+async fn a_connection_that_ended_meanwhile_costs_no_event() {
+    let mut server = RedisServer::start();
+    let dropped = Dropped::default();
+    let (sink, writer) =
+        Sink::new(&settings(server.url()), STREAM_SETTINGS, dropped.clone()).unwrap();
+    tokio::spawn(writer.run(pending(), PATIENCE));
+    sink.offer(event("r1"));
+    eventually("written", PATIENCE, || async { length(&server) == 1 }).await;
+    server.stop();
+    server.restart();
+    let before = length(&server);
+    sink.offer(event("r2"));
+    eventually("written", PATIENCE, || async {
+        length(&server) == before + 1
+    })
+    .await;
+    assert_eq!(dropped.count(), 0);
+}

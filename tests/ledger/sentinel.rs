@@ -403,7 +403,9 @@ async fn events_go_to_the_master() {
         .arg("*")
         .arg("a")
         .arg("b");
-    link.send(&batch).await.expect("sent");
+    link.send(&batch.get_packed_pipeline(), 1)
+        .await
+        .expect("sent");
     service.fail_over();
     let new = service.replaced(0);
     let start = Instant::now();
@@ -418,6 +420,6 @@ async fn events_go_to_the_master() {
             start.elapsed() < PATIENCE,
             "nothing arrives at the new master"
         );
-        let _ = link.send(&batch).await;
+        let _ = link.send(&batch.get_packed_pipeline(), 1).await;
     }
 }

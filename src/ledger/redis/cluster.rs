@@ -16,9 +16,10 @@
 mod courier;
 mod learn;
 mod schema;
+mod watched;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -38,6 +39,7 @@ use super::supervisor::{Core, State, from_now};
 use super::transport::{Manner, Target, Tls, address_text};
 use super::{RedisSettings, SettingsError};
 use crate::ledger::Health;
+use crate::ledger::refused::Refused;
 
 /// When a command was sent.
 pub(super) type Sent = std::time::Instant;
@@ -71,6 +73,8 @@ pub(super) struct Cluster {
     arrivals: Notify,
     /// Told of every change of the map, and of every node's state.
     pub(super) changes: watch::Sender<()>,
+    /// The memory of teams that were refused, if there is one.
+    memory: OnceLock<Arc<Refused>>,
     /// Whether somebody keeps the nodes connected.
     kept: watch::Sender<Keeping>,
 }
@@ -167,6 +171,7 @@ impl Cluster {
             stale: Notify::new(),
             arrivals: Notify::new(),
             changes: watch::Sender::new(()),
+            memory: OnceLock::new(),
             kept: watch::Sender::new(Keeping::Nobody),
         })
     }
@@ -194,9 +199,7 @@ impl Cluster {
         loop {
             let link = self.link(&node, until).await?;
             link.mark_used();
-            let reply = link.exchange(&make, lasting);
-            let outcome = node.core.within(until, reply).await;
-            let fault = match outcome {
+            let fault = match link.exchange(&make, lasting, until).await {
                 Ok((sent, value)) => {
                     let outcome = shape(&link, sent, value);
                     return node.core.conclude(&link, outcome);
@@ -290,6 +293,7 @@ impl Cluster {
                 }
                 map
             });
+            self.forget_refusals();
             self.stale.notify_one();
         }
         Ok(node)

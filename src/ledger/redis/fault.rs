@@ -141,6 +141,14 @@ impl Fault {
         }
     }
 
+    /// As a fault of the only server: nobody else will serve a slot.
+    pub(super) fn of_one_server(self) -> Self {
+        match self {
+            Fault::Slot(text) => Fault::Refusing(text),
+            fault => fault,
+        }
+    }
+
     /// Whether the server does not know a script by its name.
     pub(super) fn is_unknown_script(&self) -> bool {
         matches!(self, Fault::Refusing(text) if text.starts_with("redis answered NOSCRIPT"))

@@ -18,6 +18,7 @@ mod standing;
 mod statement;
 mod team;
 mod untold;
+mod words;
 
 use std::time::{Duration, Instant};
 
@@ -29,16 +30,18 @@ use self::hold::check_positive;
 use self::reply::Reply;
 use self::script::Script;
 pub(super) use self::untold::Untold;
+use self::words::Words;
 use super::RedisLedger;
 use super::fault::Fault;
 use super::link::{Form, Link};
+use super::reach::Reach;
 use crate::billing::credits::Credits;
 use crate::billing::hold::{Held, HoldId, RunId};
 use crate::billing::team::TeamId;
 use crate::ledger::LedgerError;
 use crate::ledger::holds::{
-    Answer, Ask, Audit, Change, Expired, Granted, Holds, Line, LiveHold, Noted, Release, Repair,
-    Standing, Terms, WhenFull, Which, Writer,
+    Answer, Ask, Audit, Begun, Change, Expired, Granted, Holds, Line, LiveHold, Noted, Release,
+    Repair, Standing, Terms, WhenFull, Which, Writer,
 };
 
 /// How many keys a script is given of a team's holds.
@@ -47,6 +50,10 @@ const KEYS_OF_HOLDS: usize = 3;
 /// The longest time that a script is given: the numbers of a script are
 /// doubles, and what is kept until then has to be a time.
 const MILLIS_MAX: u64 = 10 * 365 * 24 * 60 * 60 * 1000;
+
+/// How many runs are bound with one write. Redis takes about a millisecond for
+/// so many, and everybody else waits meanwhile.
+const BOUND_AT_ONCE: usize = 64;
 
 /// The most bytes of the id of a grant or a charge.
 const ID_MAX_BYTES: usize = 64;
@@ -97,11 +104,11 @@ impl RedisLedger {
     }
 
     /// A team's keys, in the order in which every script expects them.
-    fn hold_keys(&self, command: &mut Cmd, team: &str) {
+    fn hold_keys(&self, command: &mut impl Words, team: &str) {
         command
-            .arg(self.keys.holds.fill(team))
-            .arg(self.keys.due.fill(team))
-            .arg(self.keys.done.fill(team));
+            .key(self.keys.holds.fill(team))
+            .key(self.keys.due.fill(team))
+            .key(self.keys.done.fill(team));
     }
 
     /// Those and the canary, if there is one: the keys of a script that needs
@@ -139,10 +146,10 @@ impl RedisLedger {
     }
 
     /// Where in its key the balance is.
-    fn place_of_balance(&self, command: &mut Cmd, team: &str) {
+    fn place_of_balance(&self, command: &mut impl Words, team: &str) {
         match &self.field {
             None => command.arg("key").arg(""),
-            Some(field) => command.arg("field").arg(field.fill(team)),
+            Some(field) => command.arg("field").key(field.fill(team)),
         };
     }
 
@@ -211,6 +218,21 @@ impl Holds for RedisLedger {
 
     async fn bind(&self, team: &TeamId, hold: &HoldId, run: &RunId) -> Result<Change, LedgerError> {
         self.bind_run(self.terms()?, team, hold, run).await
+    }
+
+    fn bound_at_once(&self) -> usize {
+        match &self.reach {
+            Reach::One(_) => BOUND_AT_ONCE,
+            // Each is in a slot of its own.
+            Reach::Many(_) => 1,
+        }
+    }
+
+    async fn bind_all(&self, begun: &[Begun<'_>]) -> Vec<Result<Change, LedgerError>> {
+        match self.terms() {
+            Ok(terms) => self.bind_runs(terms, begun).await,
+            Err(error) => begun.iter().map(|_| Err(error.clone())).collect(),
+        }
     }
 
     async fn of_run(&self, team: &TeamId, run: &RunId) -> Result<Vec<HoldId>, LedgerError> {
@@ -315,6 +337,13 @@ impl Holds for RedisLedger {
     ) -> Result<Noted, LedgerError> {
         self.terms()?;
         self.write_run(run, team, for_).await
+    }
+
+    async fn note_all(&self, begun: &[Begun<'_>]) -> Vec<Result<Noted, LedgerError>> {
+        match self.terms() {
+            Ok(_) => self.write_runs(begun).await,
+            Err(error) => begun.iter().map(|_| Err(error.clone())).collect(),
+        }
     }
 
     async fn team_of(&self, run: &RunId) -> Result<Option<TeamId>, LedgerError> {

@@ -96,6 +96,20 @@ impl Template {
         }
     }
 
+    /// What is in the holes of a key of this form; empty if it has none.
+    /// `None`: the key has another form.
+    pub(super) fn holes<'a>(&self, key: &'a [u8]) -> Option<&'a str> {
+        let key = std::str::from_utf8(key).ok()?;
+        let fixed = self.tails.iter().map(|tail| tail.len()).sum::<usize>();
+        let length = key
+            .len()
+            .checked_sub(fixed.saturating_add(self.head.len()))?;
+        // Every hole holds the same.
+        let length = length.checked_div(self.tails.len()).unwrap_or_default();
+        let value = key.get(self.head.len()..)?.get(..length)?;
+        (self.fill(value).to_string() == key).then_some(value)
+    }
+
     /// The key with this value in every hole.
     pub(super) fn fill<'a>(&'a self, value: &'a str) -> Filled<'a> {
         Filled {
@@ -111,6 +125,38 @@ impl Template {
 pub(super) struct Filled<'a> {
     template: &'a Template,
     value: &'a str,
+}
+
+impl Filled<'_> {
+    /// Writes it as a word of a command, as it goes over the wire.
+    pub(super) fn pack(&self, out: &mut Vec<u8>) {
+        let template = self.template;
+        let length = template
+            .tails
+            .iter()
+            .fold(template.head.len(), |sum, tail| {
+                sum.saturating_add(self.value.len())
+                    .saturating_add(tail.len())
+            });
+        out.push(b'$');
+        digits(length, out);
+        out.extend_from_slice(b"\r\n");
+        out.extend_from_slice(template.head.as_bytes());
+        for tail in &template.tails {
+            out.extend_from_slice(self.value.as_bytes());
+            out.extend_from_slice(tail.as_bytes());
+        }
+        out.extend_from_slice(b"\r\n");
+    }
+}
+
+/// A number in decimal.
+pub(super) fn digits(number: usize, out: &mut Vec<u8>) {
+    if number > 9 {
+        digits(number / 10, out);
+    }
+    let digit = u8::try_from(number % 10).unwrap_or_default();
+    out.push(b'0'.saturating_add(digit));
 }
 
 impl fmt::Display for Filled<'_> {
@@ -138,6 +184,27 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_key_says_what_its_holes_were_filled_with() {
+        for (template, key, value) in [
+            ("credits:{<team>}", "credits:{acme}", Some("acme")),
+            ("credits:{<team>}", "credits:{}", Some("")),
+            ("credits:{<team>}", "credits:{acme", None),
+            ("credits:{<team>}", "credit:{acme}", None),
+            ("<team>", "acme", Some("acme")),
+            ("<team>:credits:<team>", "acme:credits:acme", Some("acme")),
+            ("<team>:credits:<team>", "acme:credits:acmf", None),
+            ("<team>:credits:<team>", "acme:credits:acm", None),
+            ("balances", "balances", Some("")),
+            ("balances", "balances2", None),
+            ("credits:<team>", "x", None),
+        ] {
+            let found = Template::for_team(template).holes(key.as_bytes());
+            assert_eq!(found, value, "{template} {key}");
+        }
+        assert_eq!(Template::for_team("<team>").holes(b"\xff"), None);
+    }
+
+    #[test]
     fn every_hole_is_filled_and_the_rest_stays() {
         for (template, expected) in [
             ("credits:{<team>}", "credits:{acme}"),
@@ -145,11 +212,16 @@ mod tests {
             ("<team>:credits:<team>", "acme:credits:acme"),
             ("balances", "balances"),
             ("<sha256>", "<sha256>"),
+            (&"x".repeat(1234), &"x".repeat(1234)),
         ] {
             assert_eq!(
                 Template::for_team(template).fill("acme").to_string(),
                 expected
             );
+            let mut word = Vec::new();
+            Template::for_team(template).fill("acme").pack(&mut word);
+            let packed = format!("${}\r\n{expected}\r\n", expected.len());
+            assert_eq!(word, packed.as_bytes());
         }
     }
 }

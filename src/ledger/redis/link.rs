@@ -9,20 +9,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Cmd, Pipeline, Value};
+use redis::{Cmd, Pipeline, Value};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::{Instant as Moment, timeout};
 
 use super::clock::Clock;
 use super::fault::{Fault, Lasting, clean};
+use super::hello::introduce;
 use super::question::{Question, both};
-use super::transport::{Meter, Target};
-
-/// The most commands that wait to be written. Further ones wait outside, each
-/// within its own deadline.
-const UNWRITTEN_MAX: usize = 1024;
+use super::transport::Target;
+use super::wire::{Asking, Pack, Replies, Wire, Written};
 
 /// How a script is sent. A plain command has one form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,11 +34,9 @@ pub(super) enum Form {
 pub(super) struct Link {
     /// Where it leads, for comparisons and messages.
     at: Box<str>,
-    connection: MultiplexedConnection,
-    /// Reads and writes the socket. Left alone, a driver first writes what is
-    /// still to be written, which a frozen Redis never takes: end it by hand.
+    wire: Wire,
+    /// Reads and writes the socket, for as long as the link is there.
     driver: JoinHandle<()>,
-    meter: Arc<Meter>,
     /// What time it is at the other end.
     pub(super) clock: Clock,
     /// Faults in a row.
@@ -93,36 +88,27 @@ impl Link {
         connect_timeout: Duration,
     ) -> Result<Self, String> {
         let opening = async {
-            let (stream, meter) = target
-                .dial(attempt)
-                .await
-                .map_err(|error| clean(&error.to_string()))?;
-            let config = AsyncConnectionConfig::new()
-                // Deadlines are the callers' business, one timer each.
-                .set_response_timeout(None)
-                .set_connection_timeout(None)
-                .set_pipeline_buffer_size(UNWRITTEN_MAX);
-            let (connection, driver) =
-                MultiplexedConnection::new_with_config(&target.manner.hello, stream, config)
-                    .await
-                    .map_err(|error| clean(&error.to_string()))?;
+            let stream = target.dial(attempt).await;
+            let stream = stream.map_err(|error| clean(&error.to_string()))?;
+            let (wire, driver) = Wire::new(stream);
             let ending = Arc::new(Ending::default());
             let mark = MarkOver(Arc::clone(&ending));
             let driver = tokio::spawn(async move {
                 let _mark = mark;
                 driver.await;
             });
-            Ok::<_, String>(Link {
+            let link = Link {
                 at: target.to_string().into(),
-                connection,
+                wire,
                 driver,
-                meter,
                 clock: Clock::new(),
                 faults: AtomicU32::new(0),
                 used: AtomicBool::new(false),
                 served: AtomicBool::new(false),
                 ending,
-            })
+            };
+            introduce(&link, &target.manner.hello).await?;
+            Ok::<_, String>(link)
         };
         match timeout(connect_timeout, opening).await {
             Ok(Ok(link)) => Ok(link),
@@ -138,46 +124,62 @@ impl Link {
         &self.at
     }
 
+    /// Sends something and waits for its replies, until then if there is an end
+    /// to it.
+    pub(super) fn send<'a, P: Pack>(&'a self, what: &'a P, until: Option<Moment>) -> Asking<'a, P> {
+        self.wire.ask(what, until)
+    }
+
     /// Sends a command and waits for its reply, without a deadline.
     pub(super) async fn ask(&self, command: &Cmd) -> Result<Value, Fault> {
-        let reply = self.connection.clone().send_packed_command(command).await;
-        self.meter.replied();
-        match reply? {
-            Value::ServerError(error) => Err(Fault::from_server(&error)),
-            value => Ok(value),
-        }
+        self.send(command, None).await?.only()
     }
 
     /// As [`Link::ask`], of a cluster's node that is about to get the key's
     /// slot and only answers whoever was sent there.
-    pub(super) async fn ask_ahead(&self, command: &Cmd) -> Result<Value, Fault> {
+    pub(super) async fn ask_ahead(
+        &self,
+        command: &Cmd,
+        until: Option<Moment>,
+    ) -> Result<Value, Fault> {
         let mut commands = Pipeline::with_capacity(2);
         commands.cmd("ASKING");
         commands.add_command(command.clone());
-        match self.ask_all(&commands).await?.pop() {
+        match self.ask_all_by(&commands, until).await?.pop() {
             Some(Value::ServerError(error)) => Err(Fault::from_server(&error)),
             Some(value) => Ok(value),
             None => Err(Fault::nonsense()),
         }
     }
 
-    /// Sends the commands of a question in one write and waits for the replies,
-    /// without a deadline.
-    pub(super) async fn pose(&self, question: &Question, lasting: Lasting) -> Result<Value, Fault> {
+    /// Sends the commands of a question in one write and waits for the replies
+    /// until then.
+    pub(super) async fn pose(
+        &self,
+        question: &Question,
+        lasting: Lasting,
+        until: Moment,
+    ) -> Result<Value, Fault> {
+        let until = Some(until);
         let reply = match (question, lasting) {
             (Question::One(command) | Question::Aside(command), Lasting::FromNowOn) => {
-                self.ask(command).await
+                self.send(command, until).await.and_then(Replies::only)
             }
             (Question::One(command) | Question::Aside(command), Lasting::ThisOnce) => {
-                self.ask_ahead(command).await
+                self.ask_ahead(command, until).await
             }
-            (Question::Both(commands), lasting) => self.ask_both(commands, lasting).await,
+            (Question::Both(commands), lasting) => self.ask_both(commands, lasting, until).await,
         };
         reply.map_err(|fault| question.fault(fault))
     }
 
     /// Sends two commands about one key.
-    async fn ask_both(&self, commands: &[Cmd; 2], lasting: Lasting) -> Result<Value, Fault> {
+    async fn ask_both(
+        &self,
+        commands: &[Cmd; 2],
+        lasting: Lasting,
+        until: Option<Moment>,
+    ) -> Result<Value, Fault> {
         let mut pipeline = Pipeline::with_capacity(4);
         for command in commands {
             // It counts for the next command alone.
@@ -186,7 +188,7 @@ impl Link {
             }
             pipeline.add_command(command.clone());
         }
-        let mut replies = self.ask_all(&pipeline).await?;
+        let mut replies = self.ask_all_by(&pipeline, until).await?;
         if lasting == Lasting::ThisOnce {
             let mut answers = replies.into_iter();
             replies = Vec::with_capacity(commands.len());
@@ -198,16 +200,18 @@ impl Link {
     }
 
     /// Sends a command in the form that is shorter, and in the other one if
-    /// Redis does not understand it. Returns when it was sent, too.
+    /// Redis does not understand it, all until then. Returns when it was sent,
+    /// too.
     pub(super) async fn exchange(
         &self,
         make: &impl Fn(&Link, Form) -> Question,
         lasting: Lasting,
+        until: Moment,
     ) -> Result<(Instant, Value), Fault> {
         let send = async |form| {
             let question = make(self, form);
             let sent = Instant::now();
-            let reply = self.pose(&question, lasting).await;
+            let reply = self.pose(&question, lasting, until).await;
             reply.map(|reply| (sent, reply))
         };
         match send(Form::ByName).await {
@@ -219,12 +223,30 @@ impl Link {
     /// Sends commands in one write and waits for all replies, without a
     /// deadline. Errors of single commands stand in their places.
     pub(super) async fn ask_all(&self, commands: &Pipeline) -> Result<Vec<Value>, Fault> {
-        let mut connection = self.connection.clone();
-        let replies = connection
-            .send_packed_commands(commands, 0, commands.len())
-            .await;
-        self.meter.replied();
-        Ok(replies?)
+        self.ask_all_by(commands, None).await
+    }
+
+    /// As [`Link::ask_all`], until then if there is an end to it.
+    pub(super) async fn ask_all_by(
+        &self,
+        commands: &Pipeline,
+        until: Option<Moment>,
+    ) -> Result<Vec<Value>, Fault> {
+        if commands.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.send(commands, until).await.map(Replies::all)
+    }
+
+    /// As [`Link::ask_all`], of commands as they go over the wire, and how many
+    /// they are.
+    pub(super) async fn ask_written(
+        &self,
+        bytes: &[u8],
+        count: usize,
+    ) -> Result<Vec<Value>, Fault> {
+        let packed = Written { bytes, count };
+        self.send(&packed, None).await.map(Replies::all)
     }
 
     /// Counts a fault and returns how many there have been in a row.

@@ -41,6 +41,19 @@ impl Place {
         Ok(Some(place))
     }
 
+    /// Whether it is found out each time.
+    pub(super) fn is_elected(&self) -> bool {
+        matches!(self, Place::Elected(_))
+    }
+
+    /// Where this link leads, which was opened here.
+    pub(super) fn target_of(&self, link: &Link) -> Option<Target> {
+        match self {
+            Place::Fixed(target) => Some(target.clone()),
+            Place::Elected(sentinels) => sentinels.target_of(link),
+        }
+    }
+
     /// Opens a connection, in the current runtime. The error is a sentence for
     /// people.
     pub(super) async fn open(

@@ -1,9 +1,12 @@
-//! [`Question`]: what is asked of Redis at once, over one connection.
+//! [`Question`]: what is asked of Redis at once, over one connection; and
+//! [`BalanceRead`], the one that nearly every request asks.
 
 use redis::{Cmd, Value};
 
 use super::fault::Fault;
+use super::keys::Filled;
 use super::slots::key_of;
+use super::wire::Pack;
 
 /// What Redis says of a key that holds something of another type than the
 /// command is for.
@@ -62,7 +65,7 @@ impl Question {
 }
 
 /// The one reply.
-fn one(replies: Vec<Value>) -> Result<Value, Fault> {
+pub(super) fn one(replies: Vec<Value>) -> Result<Value, Fault> {
     let [reply] = <[Value; 1]>::try_from(replies).map_err(|_| Fault::nonsense())?;
     match reply {
         Value::ServerError(error) => Err(Fault::from_server(&error)),
@@ -82,4 +85,58 @@ pub(super) fn both(replies: Vec<Value>) -> Result<Value, Fault> {
         }
     }
     Ok(Value::Array(pair.into()))
+}
+
+/// The command that reads a team's balance, written straight to the wire.
+pub(super) struct BalanceRead<'a> {
+    /// Where it is.
+    pub(super) key: Filled<'a>,
+    /// The field of the hash, if it is in one.
+    pub(super) field: Option<Filled<'a>>,
+}
+
+/// The same, together with the canary.
+pub(super) struct Guarded<'a> {
+    read: &'a BalanceRead<'a>,
+    canary: &'a Cmd,
+}
+
+impl BalanceRead<'_> {
+    /// Together with this command, in the same instant.
+    pub(super) fn guarded<'a>(&'a self, canary: &'a Cmd) -> Guarded<'a> {
+        Guarded { read: self, canary }
+    }
+}
+
+impl Pack for BalanceRead<'_> {
+    fn pack(&self, out: &mut Vec<u8>) {
+        match &self.field {
+            None => {
+                out.extend_from_slice(b"*2\r\n$3\r\nGET\r\n");
+                self.key.pack(out);
+            }
+            Some(field) => {
+                out.extend_from_slice(b"*3\r\n$4\r\nHGET\r\n");
+                self.key.pack(out);
+                field.pack(out);
+            }
+        }
+    }
+
+    fn replies(&self) -> usize {
+        1
+    }
+}
+
+impl Pack for Guarded<'_> {
+    fn pack(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(b"*1\r\n$5\r\nMULTI\r\n");
+        self.canary.pack(out);
+        self.read.pack(out);
+        out.extend_from_slice(b"*1\r\n$4\r\nEXEC\r\n");
+    }
+
+    fn replies(&self) -> usize {
+        4
+    }
 }

@@ -20,6 +20,7 @@ use super::slots::slot_of;
 use super::supervisor::{Core, State};
 use super::{RedisSettings, Servers, SettingsError};
 use crate::ledger::Health;
+use crate::ledger::refused::Refused;
 
 /// How a ledger reaches its balances.
 #[derive(Clone, Debug)]
@@ -144,13 +145,10 @@ impl Reach {
         let link = core.link()?;
         link.mark_used();
         let outcome = match kind {
-            Kind::Read => core.within(until, core.read(&link, &question)).await,
-            Kind::Write => {
-                let reply = link.pose(&question, Lasting::FromNowOn);
-                core.within(until, reply).await
-            }
+            Kind::Read => core.read(&link, &question, until).await,
+            Kind::Write => link.pose(&question, Lasting::FromNowOn, until).await,
         };
-        core.conclude(&link, outcome.map_err(of_one_server).and_then(shape))
+        core.conclude(&link, outcome.map_err(Fault::of_one_server).and_then(shape))
     }
 
     /// Runs a script where this key is, which is one of its keys: all of them
@@ -173,8 +171,8 @@ impl Reach {
         };
         let link = core.link()?;
         link.mark_used();
-        let reply = link.exchange(&make, Lasting::FromNowOn);
-        let outcome = core.within(until, reply).await.map_err(of_one_server);
+        let outcome = link.exchange(&make, Lasting::FromNowOn, until).await;
+        let outcome = outcome.map_err(Fault::of_one_server);
         let outcome = outcome.and_then(|(sent, reply)| shape(&link, sent, reply));
         core.conclude(&link, outcome)
     }
@@ -188,6 +186,31 @@ impl Reach {
         };
         let master = |(core, link)| Master { core, link };
         Ok(links.into_iter().map(master).collect())
+    }
+
+    /// Every server that holds a part of the balances.
+    pub(super) fn cores(&self) -> Vec<Arc<Core>> {
+        match self {
+            Reach::One(core) => vec![Arc::clone(core)],
+            Reach::Many(cluster) => cluster.cores(),
+        }
+    }
+
+    /// The server that holds this key, as far as is known.
+    pub(super) fn core_of(&self, key: &[u8]) -> Option<Arc<Core>> {
+        match self {
+            Reach::One(core) => Some(Arc::clone(core)),
+            Reach::Many(cluster) => cluster.core_of(key),
+        }
+    }
+
+    /// Forgets all that is remembered of teams whenever other servers hold their
+    /// balances. Of one server, whoever listens to it knows.
+    pub(super) fn forget_in(&self, memory: &Arc<Refused>) {
+        match self {
+            Reach::One(_) => {}
+            Reach::Many(cluster) => cluster.forget_in(memory),
+        }
     }
 
     /// A fault in words.
@@ -250,13 +273,5 @@ impl Reach {
             Reach::One(_) => self.health() == Health::Up,
             Reach::Many(cluster) => cluster.is_whole(),
         }
-    }
-}
-
-/// Where there is only one server, nobody else will serve a slot.
-fn of_one_server(fault: Fault) -> Fault {
-    match fault {
-        Fault::Slot(text) => Fault::Refusing(text),
-        fault => fault,
     }
 }

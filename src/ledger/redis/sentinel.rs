@@ -160,6 +160,13 @@ impl Sentinels {
         }
     }
 
+    /// Where this link leads, which was opened here.
+    pub(super) fn target_of(&self, link: &Link) -> Option<Target> {
+        let (host, port) = link.at().rsplit_once(':')?;
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        self.master.at(host, port.parse().ok()?).ok()
+    }
+
     /// Asks every sentinel, until most of them agree or time is up.
     async fn ask(&self, connect_timeout: Duration) -> Votes {
         let share = connect_timeout.checked_div(SENTINELS_SHARE);

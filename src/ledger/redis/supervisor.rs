@@ -22,8 +22,10 @@ use super::fault::{Fault, Lasting};
 use super::link::Link;
 use super::place::Place;
 use super::prepare::Preparation;
-use super::question::Question;
+use super::question::{BalanceRead, Question, one};
 use super::sentinel::is_master;
+use super::values::text;
+use super::wire::Replies;
 
 /// How many attempts to connect may be under way at once.
 const ATTEMPTS_MAX: u32 = 8;
@@ -132,8 +134,7 @@ impl Core {
         // Then what requests will ask for, so that a server that answers, but
         // not that, does not count as one that answers.
         let sample = Question::One(self.sample.clone());
-        let read = self.read(link, &sample);
-        match self.within(until, read).await {
+        match self.read(link, &sample, until).await {
             Err(fault) if !fault.is_answer() => Err(fault),
             _ => self.probe_holds(link).await,
         }
@@ -156,11 +157,16 @@ impl Core {
         }
     }
 
-    /// Asks for one thing. With a canary, both are read in the same instant:
+    /// Asks for one thing, until then. With a canary, both are read in the same instant:
     /// between two reads the balances could be lost and the loss go unseen.
-    pub(super) async fn read(&self, link: &Link, question: &Question) -> Result<Value, Fault> {
+    pub(super) async fn read(
+        &self,
+        link: &Link,
+        question: &Question,
+        until: Instant,
+    ) -> Result<Value, Fault> {
         let Some(canary) = &self.canary else {
-            let reply = link.pose(question, Lasting::FromNowOn).await;
+            let reply = link.pose(question, Lasting::FromNowOn, until).await;
             return reply.map_err(Fault::of_a_read);
         };
         let mut commands = Pipeline::with_capacity(5);
@@ -170,8 +176,33 @@ impl Core {
             commands.add_command(command.clone());
         }
         commands.cmd("EXEC");
-        let replies = link.ask_all(&commands).await?;
-        read_transaction(question, replies).map_err(Fault::of_a_read)
+        let replies = link.ask_all_by(&commands, Some(until)).await?;
+        results(replies, question.commands().len())
+            .and_then(|answers| question.reply(answers))
+            .map_err(Fault::of_a_read)
+    }
+
+    /// As [`Core::read`] over the link that requests use, of a team's balance,
+    /// and draws the conclusions for the breaker. Every request does this, so
+    /// it goes straight to the wire.
+    pub(super) async fn look_up(
+        &self,
+        what: &BalanceRead<'_>,
+        until: Instant,
+    ) -> Result<Option<Vec<u8>>, Fault> {
+        let link = self.link()?;
+        link.mark_used();
+        let until = Some(until);
+        let reply = match &self.canary {
+            None => link.send(what, until).await.and_then(Replies::only),
+            Some(canary) => {
+                let guarded = what.guarded(canary);
+                let replies = link.send(&guarded, until).await.map(Replies::all);
+                replies.and_then(|replies| one(results(replies, 1)?))
+            }
+        };
+        let reply = reply.map_err(|fault| fault.of_a_read().of_one_server());
+        self.conclude(&link, reply.and_then(text))
     }
 
     /// When a call that begins now has to be over.
@@ -287,7 +318,8 @@ impl Core {
         }
     }
 
-    fn is_current(&self, link: &Arc<Link>) -> bool {
+    /// Whether requests are sent over this link.
+    pub(super) fn is_current(&self, link: &Arc<Link>) -> bool {
         matches!(&**self.state.load(), State::Up(current) if Arc::ptr_eq(current, link))
     }
 
@@ -329,8 +361,9 @@ pub(super) fn from_now(span: Duration) -> Instant {
     now.checked_add(span).unwrap_or(now)
 }
 
-/// Takes the replies to `MULTI`, `EXISTS canary`, the question, `EXEC` apart.
-fn read_transaction(question: &Question, replies: Vec<Value>) -> Result<Value, Fault> {
+/// Takes the replies to `MULTI`, `EXISTS canary`, so many commands, `EXEC`
+/// apart: the results of the commands, of which each may be an error.
+fn results(replies: Vec<Value>, due: usize) -> Result<Vec<Value>, Fault> {
     let refused = replies.iter().find_map(|reply| match reply {
         // EXECABORT only repeats that an earlier one was refused.
         Value::ServerError(error) if error.code() != "EXECABORT" => Some(error),
@@ -339,8 +372,7 @@ fn read_transaction(question: &Question, replies: Vec<Value>) -> Result<Value, F
     if let Some(error) = refused {
         return Err(Fault::from_server(error));
     }
-    let replies_due = question.commands().len().saturating_add(3);
-    let is_whole = replies.len() == replies_due;
+    let is_whole = replies.len() == due.saturating_add(3);
     let Some(Value::Array(mut results)) = replies.into_iter().last().filter(|_| is_whole) else {
         return Err(Fault::nonsense());
     };
@@ -350,7 +382,7 @@ fn read_transaction(question: &Question, replies: Vec<Value>) -> Result<Value, F
     let answers = results.split_off(1);
     match results.pop() {
         Some(Value::Int(0)) => Err(Fault::CanaryMissing),
-        Some(Value::Int(_)) => question.reply(answers),
+        Some(Value::Int(_)) => Ok(answers),
         Some(Value::ServerError(error)) => Err(Fault::from_server(&error)),
         _ => Err(Fault::nonsense()),
     }

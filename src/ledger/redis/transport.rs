@@ -1,36 +1,23 @@
-//! Bytes to and from Redis: TCP, TLS or a Unix socket, and a bound on how much
-//! Redis may send without completing a reply.
-//!
-//! redis-rs could open its own sockets, but it gathers a reply without a limit,
-//! and it goes on reading while nothing is asked: a peer that never ends its
-//! bulk string would fill the memory. Hence [`Metered`], and hence the dialling
-//! here. What is said over the wire is redis-rs's business.
+//! How a server is reached: over TCP, TLS or a Unix socket, and as which user.
+//! What is said over it is the business of [`super::hello`] and [`super::wire`].
 
 use std::cell::OnceCell;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use redis::io::tcp::socket2::{SockRef, TcpKeepalive};
-use redis::{ConnectionAddr, IntoConnectionInfo, ProtocolVersion, RedisConnectionInfo};
+use redis::{ConnectionAddr, IntoConnectionInfo, RedisConnectionInfo};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream, lookup_host};
 use tokio_rustls::TlsConnector;
 
 use super::{SettingsError, TlsFiles};
-
-/// The most bytes that may arrive while no reply is completed. Many times what
-/// all requests in flight can be owed; a reply that is larger can only be a
-/// value that is no balance, or a peer that is no Redis.
-const UNANSWERED_MAX_BYTES: usize = 4 * 1024 * 1024;
 
 /// How long a connection is idle before the kernel asks whether the peer lives.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(15);
@@ -108,11 +95,6 @@ impl std::fmt::Display for Target {
 impl Manner {
     /// A manner with this introduction.
     pub(super) fn new(hello: RedisConnectionInfo, tls: Option<&Arc<ClientConfig>>) -> Self {
-        let hello = hello
-            // What is read here has the same form in both; the older one is
-            // also spoken by everything that passes for Redis.
-            .set_protocol(ProtocolVersion::RESP2)
-            .set_lib_name("tollgate", env!("CARGO_PKG_VERSION"));
         let tls = tls.map(|config| TlsConnector::from(Arc::clone(config)));
         Manner { hello, tls }
     }
@@ -172,21 +154,15 @@ impl Target {
     /// Opens a connection. `attempt` counts up, so that each attempt begins
     /// with another of a name's addresses and one that is dead cannot hide the
     /// others.
-    pub(super) async fn dial(&self, attempt: usize) -> io::Result<(Metered, Arc<Meter>)> {
-        let stream: Box<dyn Stream> = match &self.address {
+    pub(super) async fn dial(&self, attempt: usize) -> io::Result<Box<dyn Stream>> {
+        Ok(match &self.address {
             Address::Tcp(host, port) => Box::new(dial_tcp(host, *port, attempt).await?),
             Address::Tls(host, port, name, connector) => {
                 let stream = dial_tcp(host, *port, attempt).await?;
                 Box::new(connector.connect(name.clone(), stream).await?)
             }
             Address::Unix(path) => Box::new(UnixStream::connect(path).await?),
-        };
-        let meter = Arc::new(Meter::default());
-        let metered = Metered {
-            stream,
-            meter: Arc::clone(&meter),
-        };
-        Ok((metered, meter))
+        })
     }
 }
 
@@ -314,68 +290,6 @@ fn tls_error(path: &Path, error: impl std::fmt::Display) -> SettingsError {
 }
 
 /// A byte stream in both directions.
-trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
-
-/// How many bytes have come since a reply was last completed.
-#[derive(Debug, Default)]
-pub(super) struct Meter(AtomicUsize);
-
-impl Meter {
-    /// A reply is complete: begin again.
-    pub(super) fn replied(&self) {
-        self.0.store(0, Ordering::Relaxed);
-    }
-
-    /// Whether so many more bytes are still fine.
-    fn admits(&self, bytes: usize) -> bool {
-        let before = self.0.fetch_add(bytes, Ordering::Relaxed);
-        before.saturating_add(bytes) <= UNANSWERED_MAX_BYTES
-    }
-}
-
-/// A stream that breaks when the peer sends too much without completing a
-/// reply.
-pub(super) struct Metered {
-    stream: Box<dyn Stream>,
-    meter: Arc<Meter>,
-}
-
-impl AsyncRead for Metered {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        let outcome = Pin::new(&mut self.stream).poll_read(cx, buffer);
-        let read = buffer.filled().len().saturating_sub(before);
-        if read > 0 && !self.meter.admits(read) {
-            // A kind that redis-rs takes for the end of the connection.
-            return Poll::Ready(Err(io::Error::new(
-                io::ErrorKind::ConnectionAborted,
-                "redis sent more than a reply may hold",
-            )));
-        }
-        outcome
-    }
-}
-
-impl AsyncWrite for Metered {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-}

@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
-use tollgate::billing::hold::Held;
-use tollgate::ledger::holds::{Ask, Audit, Holds, LiveHold, Noted, Repair, Standing};
+use tollgate::billing::hold::{Held, HoldId};
+use tollgate::ledger::holds::{
+    Ask, Audit, Begun, Change, Holds, LiveHold, Noted, Repair, Standing,
+};
 
 use super::{BRIEF, Fixture, LONG, ask, brief_ask, done, fresh_run, held, holding, of};
 use crate::{PATIENCE, credits, eventually, fresh_team};
@@ -16,6 +18,7 @@ pub async fn claims(fixture: &dyn Fixture) {
     an_audit_finds_the_holds_as_counted(fixture).await;
     teams_with_holds_are_known(ledger).await;
     whose_run_it_is_is_known_for_a_while(fixture).await;
+    runs_are_bound_and_noted_together_each_on_its_own(ledger).await;
 }
 
 async fn a_team_that_is_not_there_has_nothing(ledger: &dyn Holds) {
@@ -141,4 +144,50 @@ async fn whose_run_it_is_is_known_for_a_while(fixture: &dyn Fixture) {
     .await;
     assert_eq!(ledger.note_run(&run, &other, LONG).await, Ok(Noted::Done));
     assert_eq!(ledger.team_of(&run).await, Ok(Some(other)));
+}
+
+async fn runs_are_bound_and_noted_together_each_on_its_own(ledger: &dyn Holds) {
+    let (one, other) = (fresh_team(), fresh_team());
+    for team in [&one, &other] {
+        ledger.set_balance(team, credits("10")).await.unwrap();
+    }
+    let (first, second) = (
+        held(ledger, ask(&one, "1")).await,
+        held(ledger, ask(&other, "1")).await,
+    );
+    let nobodys = HoldId::from_bits(17);
+    let (run, another) = (fresh_run(), fresh_run());
+    let begun = [
+        (&one, &first, &run),
+        (&one, &first, &run),
+        (&one, &first, &another),
+        (&other, &nobodys, &another),
+        (&other, &second, &run),
+    ]
+    .map(|(team, hold, run)| Begun {
+        team,
+        hold,
+        run,
+        note_for: LONG,
+    });
+    let changes = ledger.bind_all(&begun).await;
+    let [
+        Ok(Change::Done(done)),
+        Ok(Change::Again(again)),
+        Ok(Change::Conflict(conflict)),
+        Ok(Change::Unknown),
+        Ok(Change::Done(others)),
+    ] = &changes[..]
+    else {
+        panic!("{changes:?}");
+    };
+    for entry in [done, again, conflict] {
+        assert_eq!((&entry.hold, entry.run.as_ref()), (&first, Some(&run)));
+    }
+    assert_eq!(others.hold, second);
+    let noted = ledger.note_all(&[begun[0], begun[1], begun[4]]).await;
+    assert_eq!(noted, [Ok(Noted::Done), Ok(Noted::Done), Ok(Noted::Taken)]);
+    assert_eq!(ledger.team_of(&run).await, Ok(Some(one)));
+    assert_eq!(ledger.bind_all(&[]).await, []);
+    assert_eq!(ledger.note_all(&[]).await, []);
 }

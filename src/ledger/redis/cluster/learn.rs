@@ -92,6 +92,7 @@ impl Cluster {
             }
             self.arrivals.notify_one();
             if has_changed {
+                self.forget_refusals();
                 self.changes.send_replace(());
                 tracing::info!(masters, "the cluster's slots are known");
             }
@@ -214,9 +215,12 @@ async fn ask_link(link: &Link, host: &str, patience: Duration) -> Result<Vec<Ran
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::billing::admission::Refusal;
+    use crate::billing::team::TeamId;
     use crate::ledger::redis::fault::{Lasting, Redirect};
     use crate::ledger::redis::slots::SLOTS;
     use crate::ledger::redis::{Keys, RedisSettings, Servers};
+    use crate::ledger::refused::Refused;
 
     fn cluster() -> Cluster {
         let nodes = vec!["redis://10.0.0.1:1".to_owned()];
@@ -264,6 +268,46 @@ mod tests {
                 assert!(Arc::ptr_eq(&node, &again), "node {port} was lost");
             }
         });
+    }
+
+    #[test]
+    fn whenever_a_slot_has_another_owner_all_that_is_remembered_is_forgotten() {
+        let cluster = cluster();
+        let refused = Arc::new(Refused::new(Duration::from_secs(600)));
+        cluster.forget_in(&refused);
+        cluster.install(&[all_at(1)]).expect("a map");
+        let team = TeamId::parse(b"broke").expect("a team");
+        let voucher = refused.voucher();
+        let now = std::time::Instant::now();
+        voucher.extend(now + Duration::from_secs(600));
+        let remember = || {
+            let before = refused.before(&team);
+            let refusal = Refusal::InsufficientCredits;
+            let until = refused.remember(team.clone(), refusal, before, &voucher);
+            assert!(until.is_some());
+        };
+        let is_remembered = || refused.recall(&team, now).is_some();
+        remember();
+        cluster.install(&[all_at(1)]).expect("a map");
+        assert!(is_remembered(), "nothing has changed");
+        let from = cluster.node_at("10.0.0.1", 1).expect("a node");
+        let mut redirect = Redirect {
+            lasting: Lasting::ThisOnce,
+            slot: 7,
+            host: "10.0.0.1".to_owned(),
+            port: 2,
+            text: String::new(),
+        };
+        cluster.follow(&from, &redirect).expect("a node");
+        assert!(is_remembered(), "for once");
+        redirect.lasting = Lasting::FromNowOn;
+        cluster.follow(&from, &redirect).expect("a node");
+        assert!(!is_remembered());
+        remember();
+        cluster.follow(&from, &redirect).expect("a node");
+        assert!(is_remembered(), "it is known");
+        cluster.install(&[all_at(3)]).expect("a map");
+        assert!(!is_remembered());
     }
 
     #[test]

@@ -76,7 +76,7 @@ impl Whereabouts for Search<'_> {
             let link = cluster.link(&node, self.until).await?;
             let outcome = match lasting {
                 Lasting::FromNowOn => link.ask(command).await,
-                Lasting::ThisOnce => link.ask_ahead(command).await,
+                Lasting::ThisOnce => link.ask_ahead(command, None).await,
             };
             let Err(Fault::Elsewhere(redirect)) = outcome else {
                 return outcome;

@@ -1,9 +1,13 @@
 //! Changing one hold: binding, extending, releasing, settling, charging.
 
-use redis::Cmd;
+use std::time::Instant;
+
+use redis::{Cmd, Pipeline};
 
 use super::super::RedisLedger;
 use super::super::fault::Fault;
+use super::super::link::Link;
+use super::super::reach::Reach;
 use super::reply::Reply;
 use super::script::Script;
 use super::{KEYS_OF_HOLDS, millis, script};
@@ -11,7 +15,7 @@ use crate::billing::credits::Credits;
 use crate::billing::hold::{HoldId, RunId};
 use crate::billing::team::TeamId;
 use crate::ledger::LedgerError;
-use crate::ledger::holds::{Change, Release, Terms, Which};
+use crate::ledger::holds::{Begun, Change, Release, Terms, Which};
 
 /// What a debit takes from the balance.
 pub(super) struct Debit<'a> {
@@ -36,6 +40,50 @@ impl RedisLedger {
         .await
     }
 
+    /// Binds many with one write.
+    pub(super) async fn bind_runs(
+        &self,
+        terms: &Terms,
+        begun: &[Begun<'_>],
+    ) -> Vec<Result<Change, LedgerError>> {
+        let until = self.reach.until();
+        let commands = |_: &Link| {
+            let mut commands = Pipeline::with_capacity(begun.len());
+            for one in begun {
+                let mut command = script::BIND.by_name();
+                self.keys_of_holds(&mut command, one.team.as_str());
+                command
+                    .arg(millis(terms.remember))
+                    .arg(one.hold.as_str())
+                    .arg(one.run.as_str());
+                commands.add_command(command);
+            }
+            commands
+        };
+        let shape = |link: &Link, sent, reply| {
+            let reply = Reply::read(reply)?;
+            link.clock.learn(sent, Instant::now(), reply.clock_us);
+            read_change(reply)
+        };
+        let replies = match &self.reach {
+            Reach::One(core) if begun.len() > 1 => {
+                core.together(begun.len(), until, commands, shape).await
+            }
+            Reach::One(_) | Reach::Many(_) => Vec::new(),
+        };
+        let mut replies = replies.into_iter();
+        let mut changes = Vec::with_capacity(begun.len());
+        for one in begun {
+            changes.push(match replies.next() {
+                Some(Ok(change)) => change,
+                Some(Err(fault)) if !fault.is_unknown_script() => Err(self.not_written(fault)),
+                // The script is sent in full.
+                Some(Err(_)) | None => self.bind_run(terms, one.team, one.hold, one.run).await,
+            });
+        }
+        changes
+    }
+
     pub(super) async fn live_of_run(
         &self,
         terms: &Terms,
@@ -52,7 +100,7 @@ impl RedisLedger {
                 return reply.refusal().map(Err);
             }
             let mut holds = Vec::new();
-            while reply.left() > 0 {
+            while reply.has_more() {
                 holds.push(reply.hold()?);
             }
             Ok(Ok(holds))

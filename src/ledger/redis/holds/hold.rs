@@ -7,7 +7,11 @@ use redis::Cmd;
 use super::super::RedisLedger;
 use super::super::fault::Fault;
 use super::super::link::Link;
+use super::super::reach::Reach;
+use super::super::supervisor::Core;
+use super::super::wire::Replies;
 use super::reply::Reply;
+use super::words::{Packed, Words};
 use super::{millis, script};
 use crate::billing::admission::{Balance, Refusal, Verdict, Wanted, decide_hold};
 use crate::billing::credits::Credits;
@@ -78,12 +82,7 @@ impl RedisLedger {
             if until.saturating_duration_since(begun) <= needed {
                 return Err(LedgerError::Outage(why.to_owned()));
             }
-            let fill = |run: &mut Cmd, link: &Link| self.hold_arguments(run, link, terms, &this);
-            let step = self
-                .call(&script::HOLD, &ask.team, until, fill, |reply| {
-                    step(reply, ask)
-                })
-                .await?;
+            let step = self.ask_once(terms, &this).await?;
             match step {
                 Step::Answered(outcome, held, more) => {
                     telling.add(more);
@@ -112,6 +111,47 @@ impl RedisLedger {
                 Step::Failed(error) => return Err(error),
             }
         }
+    }
+
+    /// Runs the script.
+    async fn ask_once(&self, terms: &Terms, this: &Try<'_>) -> Result<Step, LedgerError> {
+        if let Reach::One(core) = &self.reach {
+            let outcome = self.ask_one(core, terms, this).await;
+            match outcome {
+                // It is sent in full.
+                Err(fault) if fault.is_unknown_script() => {}
+                outcome => return outcome.map_err(|fault| self.not_written(fault)),
+            }
+        }
+        let fill = |run: &mut Cmd, link: &Link| self.hold_arguments(run, link, terms, this);
+        let read = |reply| step(reply, this.ask);
+        let (team, until) = (&this.ask.team, this.until);
+        self.call(&script::HOLD, team, until, fill, read).await
+    }
+
+    /// Runs the script by its name where there is one server: what nearly
+    /// every start needs.
+    async fn ask_one(&self, core: &Core, terms: &Terms, this: &Try<'_>) -> Result<Step, Fault> {
+        let link = core.link()?;
+        link.mark_used();
+        let mut call = Packed::new(&script::HOLD);
+        self.hold_arguments(&mut call, &link, terms, this);
+        let sent = Instant::now();
+        let reply = match link
+            .send(&call, Some(this.until.into()))
+            .await
+            .and_then(Replies::only)
+        {
+            Err(Fault::Slot(text)) => Err(Fault::Refusing(text)),
+            // Nothing is wrong with the server.
+            Err(fault) if fault.is_unknown_script() => return Err(fault),
+            reply => reply,
+        };
+        let outcome = reply.and_then(Reply::read).and_then(|reply| {
+            link.clock.learn(sent, Instant::now(), reply.clock_us);
+            step(reply, this.ask)
+        });
+        core.conclude(&link, outcome)
     }
 
     /// Puts the live holds into the index again, as many as there is time for.
@@ -149,31 +189,39 @@ impl RedisLedger {
         Ok(())
     }
 
-    fn hold_arguments(&self, run: &mut Cmd, link: &Link, terms: &Terms, this: &Try<'_>) {
+    fn hold_arguments(&self, run: &mut impl Words, link: &Link, terms: &Terms, this: &Try<'_>) {
         let ask = this.ask;
         let team = ask.team.as_str();
         run.arg(if self.canary.is_some() { 5 } else { 4 });
         self.hold_keys(run, team);
-        run.arg(self.balance.fill(team));
+        run.key(self.balance.fill(team));
         if let Some(canary) = &self.canary {
             run.arg(canary);
         }
         run.arg(millis(terms.remember))
             .arg(link.clock.at(this.until))
-            .arg(kept_as(ask.id.as_str()))
+            // The name under which it is kept.
+            .parts(["h:", ask.id.as_str()])
             .arg(ask.credits.micro())
             .arg(millis(ask.hold_for))
-            .arg(ask.rule.refuse_at_or_below.micro());
-        self.place_of_balance(run, team);
+            .arg(ask.rule.refuse_at_or_below.micro())
+            .arg(this.drop);
+        // What is empty at the end is left out: most often, all of it.
+        let is_field = self.field.is_some();
+        if is_field || ask.replay.is_some() || this.is_indexed {
+            self.place_of_balance(run, team);
+        }
         match &ask.replay {
-            None => run.arg("").arg("").arg(""),
+            None if this.is_indexed => run.arg("").arg("").arg(""),
+            None => run,
             Some(replay) => run
                 .arg(hex(&replay.key))
                 .arg(hex(&replay.route))
                 .arg(replay.body.as_ref().map(hex).unwrap_or_default()),
         };
-        run.arg(this.drop)
-            .arg(if this.is_indexed { "indexed" } else { "" });
+        if this.is_indexed {
+            run.arg("indexed");
+        }
     }
 }
 
@@ -182,11 +230,6 @@ const TOO_LATE: &str = "redis came to the hold too late, and did not make it";
 
 /// Why a hold is not made while it is not known what else still counts.
 const TOO_MUCH_DUE: &str = "so many of the team's holds are due that the time ran out before all were dropped, and the hold was not made: ask again";
-
-/// The name under which a hold is kept.
-fn kept_as(id: &str) -> String {
-    format!("h:{id}")
-}
 
 /// Lower-case hexadecimal.
 fn hex(bytes: &[u8; 32]) -> String {

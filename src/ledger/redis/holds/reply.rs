@@ -1,6 +1,7 @@
 //! What the scripts reply, read strictly: what is not exactly of the form that
 //! is due is no reply.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use redis::Value;
@@ -15,37 +16,76 @@ use crate::ledger::holds::{Entry, Expired};
 /// A script's reply: a word, Redis's clock, and what else belongs to the word.
 #[derive(Debug)]
 pub(super) struct Reply {
-    word: String,
+    word: Box<str>,
     /// Redis's clock in microseconds.
     pub(super) clock_us: i64,
-    rest: std::vec::IntoIter<Value>,
+    rest: Rest,
+}
+
+/// What is left of a reply.
+#[derive(Debug)]
+enum Rest {
+    /// Of an array.
+    Values(std::vec::IntoIter<Value>),
+    /// Of one text, whose parts have a blank between each two.
+    Text(Parts),
+}
+
+/// A text, part by part.
+#[derive(Debug)]
+struct Parts {
+    text: String,
+    /// Where the next part begins, if there is one.
+    next: Option<usize>,
+}
+
+impl Parts {
+    fn next(&mut self) -> Option<&str> {
+        let rest = self.text.get(self.next?..)?;
+        let (part, after) = match rest.split_once(' ') {
+            Some((part, after)) => (part, Some(self.text.len().saturating_sub(after.len()))),
+            None => (rest, None),
+        };
+        self.next = after;
+        Some(part)
+    }
 }
 
 impl Reply {
     /// Takes the reply apart.
     pub(super) fn read(value: Value) -> Result<Self, Fault> {
-        let Value::Array(values) = value else {
-            return Err(Fault::nonsense());
-        };
-        let mut rest = values.into_iter();
-        let word = match rest.next() {
-            Some(Value::BulkString(word)) => {
-                String::from_utf8(word).map_err(|_| Fault::nonsense())?
+        let (word, rest) = match value {
+            Value::Array(values) => {
+                let mut rest = values.into_iter();
+                let Some(Value::BulkString(word)) = rest.next() else {
+                    return Err(Fault::nonsense());
+                };
+                (text_of(word)?.into(), Rest::Values(rest))
+            }
+            Value::BulkString(text) => {
+                let text = text_of(text)?;
+                let mut parts = Parts {
+                    text,
+                    next: Some(0),
+                };
+                let word = parts.next().ok_or_else(Fault::nonsense)?.into();
+                (word, Rest::Text(parts))
             }
             _ => return Err(Fault::nonsense()),
         };
-        let clock_us = match rest.next() {
-            Some(Value::Int(us)) if us > 0 => us,
-            _ => return Err(Fault::nonsense()),
+        let mut reply = Reply {
+            word,
+            clock_us: 0,
+            rest,
         };
-        if word == "canary" {
+        reply.clock_us = reply.int()?;
+        if reply.clock_us <= 0 {
+            return Err(Fault::nonsense());
+        }
+        if &*reply.word == "canary" {
             return Err(Fault::CanaryMissing);
         }
-        Ok(Reply {
-            word,
-            clock_us,
-            rest,
-        })
+        Ok(reply)
     }
 
     /// The word that says what the reply is.
@@ -64,10 +104,14 @@ impl Reply {
 
     /// A whole number.
     pub(super) fn int(&mut self) -> Result<i64, Fault> {
-        match self.rest.next() {
-            Some(Value::Int(number)) => Ok(number),
-            _ => Err(Fault::nonsense()),
-        }
+        let number = match &mut self.rest {
+            Rest::Values(values) => match values.next() {
+                Some(Value::Int(number)) => Some(number),
+                _ => None,
+            },
+            Rest::Text(parts) => parts.next().and_then(|part| part.parse().ok()),
+        };
+        number.ok_or_else(Fault::nonsense)
     }
 
     /// 0 or 1.
@@ -81,32 +125,47 @@ impl Reply {
 
     /// Text.
     pub(super) fn text(&mut self) -> Result<Vec<u8>, Fault> {
-        match self.rest.next() {
-            Some(Value::BulkString(text)) => Ok(text),
-            _ => Err(Fault::nonsense()),
-        }
+        self.bytes().map(Cow::into_owned)
     }
 
-    /// Text or nothing.
+    /// The same, without a copy where it need not be kept.
+    fn bytes(&mut self) -> Result<Cow<'_, [u8]>, Fault> {
+        let bytes = match &mut self.rest {
+            Rest::Values(values) => match values.next() {
+                Some(Value::BulkString(text)) => Some(Cow::Owned(text)),
+                _ => None,
+            },
+            Rest::Text(parts) => parts.next().map(|part| Cow::Borrowed(part.as_bytes())),
+        };
+        bytes.ok_or_else(Fault::nonsense)
+    }
+
+    /// Text or nothing, of an array.
     pub(super) fn optional_text(&mut self) -> Result<Option<Vec<u8>>, Fault> {
-        match self.rest.next() {
-            Some(Value::BulkString(text)) => Ok(Some(text)),
-            Some(Value::Nil) => Ok(None),
-            _ => Err(Fault::nonsense()),
+        match &mut self.rest {
+            Rest::Values(values) => match values.next() {
+                Some(Value::BulkString(text)) => Ok(Some(text)),
+                Some(Value::Nil) => Ok(None),
+                _ => Err(Fault::nonsense()),
+            },
+            Rest::Text(_) => Err(Fault::nonsense()),
         }
     }
 
-    /// How many values are left.
-    pub(super) fn left(&self) -> usize {
-        self.rest.len()
+    /// Whether anything is left.
+    pub(super) fn has_more(&self) -> bool {
+        match &self.rest {
+            Rest::Values(values) => values.len() > 0,
+            Rest::Text(parts) => parts.next.is_some(),
+        }
     }
 
     /// Makes sure that nothing is left.
     pub(super) fn end(&self) -> Result<(), Fault> {
-        if self.rest.len() == 0 {
-            Ok(())
-        } else {
+        if self.has_more() {
             Err(Fault::nonsense())
+        } else {
+            Ok(())
         }
     }
 
@@ -123,12 +182,12 @@ impl Reply {
 
     /// The id of a hold.
     pub(super) fn hold(&mut self) -> Result<HoldId, Fault> {
-        HoldId::parse(&self.text()?).map_err(|_| Fault::nonsense())
+        HoldId::parse(&self.bytes()?).map_err(|_| Fault::nonsense())
     }
 
     /// `=run`, or `-` for none.
     pub(super) fn run(&mut self) -> Result<Option<RunId>, Fault> {
-        match self.text()?.split_first() {
+        match self.bytes()?.split_first() {
             Some((b'-', [])) => Ok(None),
             Some((b'=', run)) => RunId::parse(run).map(Some).map_err(|_| Fault::nonsense()),
             _ => Err(Fault::nonsense()),
@@ -137,7 +196,7 @@ impl Reply {
 
     /// The letter of an end, or nothing.
     pub(super) fn ending(&mut self) -> Result<Option<End>, Fault> {
-        match self.text()?.as_slice() {
+        match &*self.bytes()? {
             b"" => Ok(None),
             b"R" => Ok(Some(End::Released)),
             b"S" => Ok(Some(End::Settled)),
@@ -160,22 +219,31 @@ impl Reply {
         })
     }
 
-    /// Holds that expired: id, credits, run of each.
+    /// Holds that expired: id, credits, run of each. In an array they have one
+    /// of their own; in a text they are the rest of it.
     pub(super) fn expired(&mut self) -> Result<Vec<Expired>, Fault> {
-        let Some(Value::Array(values)) = self.rest.next() else {
+        let values = match &mut self.rest {
+            Rest::Values(values) => values.next(),
+            Rest::Text(_) => return self.all_expired(),
+        };
+        let Some(Value::Array(values)) = values else {
             return Err(Fault::nonsense());
         };
         let mut inner = Reply {
-            word: String::new(),
+            word: Box::default(),
             clock_us: 0,
-            rest: values.into_iter(),
+            rest: Rest::Values(values.into_iter()),
         };
+        inner.all_expired()
+    }
+
+    fn all_expired(&mut self) -> Result<Vec<Expired>, Fault> {
         let mut expired = Vec::new();
-        while inner.left() > 0 {
+        while self.has_more() {
             expired.push(Expired {
-                hold: inner.hold()?,
-                credits: inner.credits()?,
-                run: inner.run()?,
+                hold: self.hold()?,
+                credits: self.credits()?,
+                run: self.run()?,
             });
         }
         Ok(expired)
@@ -189,10 +257,14 @@ impl Reply {
         let figure = self.credits()?;
         let end = self.ending()?;
         let ended_now = self.yes()?;
-        let balance = match self.rest.next() {
-            Some(Value::Int(micro)) => Some(Credits::from_micro(micro)),
-            Some(Value::BulkString(text)) if text.is_empty() => None,
-            _ => return Err(Fault::nonsense()),
+        let balance = match &*self.bytes()? {
+            b"" => None,
+            micro => {
+                let micro = std::str::from_utf8(micro)
+                    .ok()
+                    .and_then(|micro| micro.parse().ok());
+                Some(Credits::from_micro(micro.ok_or_else(Fault::nonsense)?))
+            }
         };
         let has_others = self.yes()?;
         self.end()?;
@@ -211,7 +283,7 @@ impl Reply {
     /// What any script may reply in place of an answer; anything else is not
     /// what was asked for.
     pub(super) fn refusal(mut self) -> Result<LedgerError, Fault> {
-        let error = match self.word.as_str() {
+        let error = match &*self.word {
             "layout" => {
                 let version = self.text()?;
                 LedgerError::Outage(format!(
@@ -247,4 +319,8 @@ impl Reply {
         self.end()?;
         Ok(error)
     }
+}
+
+fn text_of(bytes: Vec<u8>) -> Result<String, Fault> {
+    String::from_utf8(bytes).map_err(|_| Fault::nonsense())
 }

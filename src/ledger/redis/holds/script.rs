@@ -4,6 +4,8 @@ use std::sync::LazyLock;
 
 use redis::Cmd;
 
+use super::words::Words;
+
 /// Room for a command with a team's keys, so that it is allocated once.
 const COMMAND_BYTES: usize = 512;
 
@@ -127,8 +129,13 @@ impl Script {
     /// The beginning of a command that runs it by its name.
     pub(in super::super) fn by_name(&self) -> Cmd {
         let mut run = Cmd::with_capacity(16, COMMAND_BYTES);
-        run.arg("EVALSHA").arg(&self.sha1);
+        self.name(&mut run);
         run
+    }
+
+    /// The first words of a command that runs it by its name.
+    pub(super) fn name(&self, run: &mut impl Words) {
+        run.arg("EVALSHA").arg(&self.sha1);
     }
 
     /// The beginning of a command that runs it, known or not.

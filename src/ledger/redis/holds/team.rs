@@ -4,11 +4,13 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use redis::{Cmd, Value};
+use redis::{Cmd, Pipeline, Value};
 
 use super::super::RedisLedger;
 use super::super::fault::Fault;
 use super::super::keys::{HOLDS, RUN};
+use super::super::link::Link;
+use super::super::reach::Reach;
 use super::super::values::text;
 use super::reply::Reply;
 use super::{KEYS_OF_HOLDS, millis, script};
@@ -17,7 +19,7 @@ use crate::billing::hold::{Held, RunId};
 use crate::billing::team::TeamId;
 use crate::ledger::LedgerError;
 use crate::ledger::holds::{
-    Audit, Expired, GRANTS_REMEMBERED, Granted, LiveHold, Noted, Repair, Terms,
+    Audit, Begun, Expired, GRANTS_REMEMBERED, Granted, LiveHold, Noted, Repair, Terms,
 };
 
 /// How many holds one call of the script drops, and how much it forgets.
@@ -25,6 +27,9 @@ const SWEEP_AT_ONCE: usize = 200;
 
 /// How many holds or keys are read with one command.
 const PAGE: usize = 1000;
+
+/// Room for a note whose run it is, so that it is allocated once.
+const NOTE_BYTES: usize = 128;
 
 /// What a sweep found.
 struct Swept {
@@ -113,7 +118,7 @@ impl RedisLedger {
             }
             let next = reply.moment()?;
             let mut holds = Vec::new();
-            while reply.left() > 0 {
+            while reply.has_more() {
                 holds.push(LiveHold {
                     hold: reply.hold()?,
                     run: reply.run()?,
@@ -240,18 +245,8 @@ impl RedisLedger {
         team: &TeamId,
         for_: Duration,
     ) -> Result<Noted, LedgerError> {
-        let is_set = |reply| match reply {
-            Value::Okay => Ok(true),
-            Value::Nil => Ok(false),
-            _ => Err(Fault::nonsense()),
-        };
-        let set = |condition: &str| {
-            let mut set = redis::cmd("SET");
-            set.arg(format!("{RUN}{run}"))
-                .arg(team.as_str())
-                .arg("PX")
-                .arg(millis(for_).max(1))
-                .arg(condition);
+        let set = |condition| {
+            let set = set_run(run, team, for_, condition);
             self.write(set, self.reach.until(), is_set)
         };
         if set("NX").await? {
@@ -267,6 +262,36 @@ impl RedisLedger {
         Ok(if made { Noted::Done } else { Noted::Taken })
     }
 
+    /// Notes many with one write.
+    pub(super) async fn write_runs(&self, begun: &[Begun<'_>]) -> Vec<Result<Noted, LedgerError>> {
+        let commands = |_: &Link| {
+            let mut commands = Pipeline::with_capacity(begun.len());
+            for one in begun {
+                commands.add_command(set_run(one.run, one.team, one.note_for, "NX"));
+            }
+            commands
+        };
+        let shape = |_: &Link, _, reply| is_set(reply);
+        let replies = match &self.reach {
+            Reach::One(core) if begun.len() > 1 => {
+                core.together(begun.len(), self.reach.until(), commands, shape)
+                    .await
+            }
+            Reach::One(_) | Reach::Many(_) => Vec::new(),
+        };
+        let mut replies = replies.into_iter();
+        let mut noted = Vec::with_capacity(begun.len());
+        for one in begun {
+            noted.push(match replies.next() {
+                Some(Ok(true)) => Ok(Noted::Done),
+                Some(Err(fault)) => Err(self.not_written(fault)),
+                // There is a note: whose run it is, is looked at.
+                Some(Ok(false)) | None => self.write_run(one.run, one.team, one.note_for).await,
+            });
+        }
+        noted
+    }
+
     pub(super) async fn read_run(&self, run: &RunId) -> Result<Option<TeamId>, LedgerError> {
         let mut get = redis::cmd("GET");
         get.arg(format!("{RUN}{run}"));
@@ -276,6 +301,27 @@ impl RedisLedger {
                 .map_err(|error| LedgerError::Corrupt(format!("a run with a team that is {error}")))
         })
         .transpose()
+    }
+}
+
+/// The command that notes whose run it is, on this condition.
+fn set_run(run: &RunId, team: &TeamId, for_: Duration, condition: &str) -> Cmd {
+    let mut set = Cmd::with_capacity(6, NOTE_BYTES);
+    set.arg("SET")
+        .arg(format!("{RUN}{run}"))
+        .arg(team.as_str())
+        .arg("PX")
+        .arg(millis(for_).max(1))
+        .arg(condition);
+    set
+}
+
+/// Whether the note was made.
+fn is_set(reply: Value) -> Result<bool, Fault> {
+    match reply {
+        Value::Okay => Ok(true),
+        Value::Nil => Ok(false),
+        _ => Err(Fault::nonsense()),
     }
 }
 

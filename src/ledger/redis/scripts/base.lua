@@ -32,8 +32,10 @@
 -- In the index, `h:<id>` of a live hold is at its end; `h:`, `c:`, `g:` and
 -- `a:` of what is remembered stand MEMORY higher.
 --
--- Every reply is an array that begins with a word and Redis's clock in
--- microseconds. No script writes before it has checked everything.
+-- Every reply begins with a word and Redis's clock in microseconds. It is an
+-- array; or, where much is asked for it and it has no parts of its own, one text
+-- with a blank between each two values, which is cheaper to read. No script
+-- writes before it has checked everything.
 local HOLDS, DUE, DONE = KEYS[1], KEYS[2], KEYS[3]
 local NEVER = 9007199254740991
 

@@ -75,10 +75,11 @@ local function put(hold)
     end
 end
 
--- The reply: a word and what the hold is like.
+-- The reply, as one text: a word and what the hold is like.
 local function reply(word, hold, figure, balance)
-    return {word, us, string.sub(hold.member, 3), hold.run, hold.credits,
-        tonumber(figure) or 0, hold.kind or '', hold.was_live and 1 or 0, balance or '', hold.others and 1 or 0}
+    return string.format('%s %.0f %s %s %.0f %.0f %s %d %s %d', word, us, string.sub(hold.member, 3), hold.run,
+        hold.credits, tonumber(figure) or 0, hold.kind or '', hold.was_live and 1 or 0,
+        balance and string.format('%.0f', balance) or '', hold.others and 1 or 0)
 end
 
 -- The same, of a hold that is not changed but may be found to have expired.

@@ -24,13 +24,22 @@ if text and not balance and not mine then
     return {'corrupt', us, string.sub(text, 1, 129)}
 end
 
-local more = drop(tonumber(ARGV[12]))
+local more = drop(tonumber(ARGV[7]))
 forget(FORGET)
+
+-- The reply that the hold is there.
+local function made()
+    local parts = {string.format('held %.0f %.0f %.0f', us, held, live)}
+    for i = 1, #expired, 3 do
+        parts[#parts + 1] = string.format('%s %.0f %s', expired[i], expired[i + 1], expired[i + 2])
+    end
+    return table.concat(parts, ' ')
+end
 
 -- Asked again after the reply was lost.
 if mine then
     save()
-    return {'held', us, held, live, expired}
+    return made()
 end
 
 -- Shares a live hold with another start.
@@ -48,10 +57,11 @@ local function share(hold)
     end
 end
 
-if ARGV[9] ~= '' then
-    local first = redis.call('HGET', DONE, 'k:' .. ARGV[9])
+local route, body = ARGV[11], ARGV[12] or ''
+if replay ~= '' then
+    local first = redis.call('HGET', DONE, 'k:' .. replay)
     if first then
-        local name, route, body = string.match(first, '^([^ ]+) ([^ ]+) ([^ ]+)$')
+        local name, first_route, first_body = string.match(first, '^([^ ]+) ([^ ]+) ([^ ]+)$')
         local hold
         if name then
             local running = redis.call('HGET', HOLDS, 'h:' .. name)
@@ -60,8 +70,8 @@ if ARGV[9] ~= '' then
                 or ended and read_ended('h:' .. name, ended)
         end
         if hold and (hold.live and hold.ends > now or hold.kind == 'S') then
-            local other_body = body ~= '-' and ARGV[11] ~= '' and body ~= ARGV[11]
-            if route ~= ARGV[10] or other_body then
+            local other_body = first_body ~= '-' and body ~= '' and first_body ~= body
+            if first_route ~= route or other_body then
                 save()
                 return {'conflict', us, held, live, expired}
             end
@@ -97,10 +107,9 @@ if not admits(math.max(-BOUND, balance - held)) then
 end
 
 local key = '-'
-if ARGV[9] ~= '' then
-    key = ARGV[9]
-    redis.call('HSET', DONE, 'k:' .. key,
-        id .. ' ' .. ARGV[10] .. ' ' .. (ARGV[11] ~= '' and ARGV[11] or '-'))
+if replay ~= '' then
+    key = replay
+    redis.call('HSET', DONE, 'k:' .. key, id .. ' ' .. route .. ' ' .. (body ~= '' and body or '-'))
 end
 redis.call('ZADD', DUE, ends, member)
 redis.call('HSET', HOLDS, member,
@@ -109,4 +118,4 @@ held = held + credits
 live = live + 1
 next_end = math.min(next_end, ends)
 save()
-return {'held', us, held, live, expired}
+return made()
