@@ -11,6 +11,7 @@ mod ledger;
 pub mod outside;
 pub mod payers;
 pub mod tokens;
+mod watching;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -156,6 +157,7 @@ impl Fresh {
     pub async fn begin(self, runtime: &Handle, ended: watch::Receiver<bool>) {
         if let Some(LedgerPart::Redis(ledger)) = &self.ledger {
             runtime.spawn(ledger.run());
+            watching::begin(ledger);
         }
         if let Some(upstreams) = self.upstreams {
             let work = upstreams.run();
@@ -275,7 +277,10 @@ pub fn rebuild(
     let redis_moved = new.balances.redis.as_ref().is_some_and(|redis| {
         old.identity != new.identity || redis.ca.is_some() || redis.cert.is_some()
     });
-    let moved = old.balances != new.balances || terms(old) != terms(new) || redis_moved;
+    let moved = old.balances != new.balances
+        || terms(old) != terms(new)
+        || old.admission.remember_refusals != new.admission.remember_refusals
+        || redis_moved;
     if moved {
         next.ledger = ledger(new)?;
         fresh.ledger = Some(next.ledger.clone());
@@ -328,6 +333,7 @@ pub fn live(config: &Config, metrics: &Metrics, shared: &Shared) -> Live {
         secrets: SecretPaths::new(&config.routes),
         identities: Identities::new(&config.identity, &shared.issuers.keyrings()),
         ledger: shared.ledger.ledger(),
+        refused: shared.ledger.refused(),
         refusals: shared.streams.refusals.clone(),
         notices: shared.outside.notices.clone(),
         remember: config.admission.remember.duration(),

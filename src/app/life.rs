@@ -376,6 +376,7 @@ impl Readiness {
         let parts = self.parts.load();
         let up = parts.ledger.ledger().health() == Health::Up;
         metrics.ledger_up.set(up.into());
+        metrics.memory.tell(parts.ledger.remembered());
         metrics.tokens.set_ages(parts.issuers.ages());
         let in_flight = self.in_flight.load(Ordering::Relaxed);
         metrics

@@ -39,6 +39,11 @@ pub struct Admission {
     /// How long deliveries that may come again are remembered and, in hold
     /// mode, the ends of holds, and the ids of charges and replays; from 1h to 2160h (90 days).
     pub remember: Span,
+    /// For how long a team that was refused is refused again without asking
+    /// Redis, from 50ms to 1s; left out: never. It ends at once when the
+    /// balance changes, and while the gateway cannot be sure to hear of that,
+    /// nothing is remembered (docs/refusals.md). No effect with `balances.memory`.
+    pub remember_refusals: Option<Span>,
 }
 
 impl Default for Admission {
@@ -54,6 +59,7 @@ impl Default for Admission {
             idempotency: Idempotency::default(),
             trigger_from: None,
             remember: Span::from_secs(24 * 60 * 60),
+            remember_refusals: None,
         }
     }
 }

@@ -12,6 +12,7 @@ mod identity;
 mod jwks;
 mod ledger;
 mod redis;
+mod refusals;
 mod routes;
 mod server;
 mod team_from;
@@ -61,6 +62,7 @@ pub fn check(config: &Config) -> Vec<Finding> {
     upstream::check(&config.upstream, &config.server, &mut report);
     ledger::check(config, &mut report);
     holds::check(config, &mut report);
+    refusals::check(config, &mut report);
     identity::check(config, &mut report);
     tokens::check(config, &mut report);
     routes::check(&config.routes, &mut report);

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{BuildError, LedgerPart, terms};
+use super::{BuildError, LedgerPart, terms, watching};
 use crate::config::{self, Config};
 use crate::ledger::memory::MemoryLedger;
 use crate::ledger::redis::{
@@ -15,7 +15,9 @@ use crate::ledger::redis::{
 /// [`BuildError::Ledger`].
 pub fn ledger(config: &Config) -> Result<LedgerPart, BuildError> {
     if let Some(settings) = redis_settings(config) {
-        return Ok(LedgerPart::Redis(Arc::new(RedisLedger::new(&settings)?)));
+        let ledger = RedisLedger::new(&settings)?;
+        let ledger = watching::remembering(config, &settings.keys, ledger);
+        return Ok(LedgerPart::Redis(Arc::new(ledger)));
     }
     let balances = config.balances.memory.iter().flatten();
     let balances = balances.map(|(team, credits)| (team.team().clone(), credits.credits()));

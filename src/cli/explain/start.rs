@@ -29,6 +29,9 @@ pub struct StartExplanation {
     balance: String,
     /// When it is refused.
     refused: String,
+    /// For how long Redis is not asked again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    remembered: Option<String>,
     /// Deliveries: what a refused one is answered with.
     #[serde(skip_serializing_if = "Option::is_none")]
     refuse_with: Option<String>,
@@ -75,6 +78,7 @@ impl StartExplanation {
                 Some(hold) => hold.refused(&line),
                 None => format!("403 insufficient_credits at or below {line} credits"),
             },
+            remembered: remembered(config),
             refuse_with: webhook.map(|webhook| answer(webhook, route.refuse_with)),
             missing: match balances.missing {
                 config::Missing::Refuse => "403 insufficient_credits, reason no_balance",
@@ -115,6 +119,8 @@ impl StartExplanation {
         lines.extend(self.no_start.map(|said| ("no start", said.to_owned())));
         lines.push(("balance", self.balance.clone()));
         lines.push(("refused", self.refused.clone()));
+        let remembered = self.remembered.iter();
+        lines.extend(remembered.map(|said| ("again", said.clone())));
         lines.extend(
             self.refuse_with
                 .iter()
@@ -136,6 +142,19 @@ impl StartExplanation {
         }
         lines
     }
+}
+
+/// For how long a refused team is refused again without asking Redis.
+fn remembered(config: &Config) -> Option<String> {
+    let lasting = config.admission.remember_refusals?;
+    config.balances.redis.as_ref()?;
+    let replays = match config.admission.mode {
+        config::Mode::Lookup => "",
+        config::Mode::Hold => "; what may be a replay always asks",
+    };
+    Some(format!(
+        "refused without asking Redis for {lasting}, or until the balance changes{replays}"
+    ))
 }
 
 /// Who says what set a run off, and in which words.
