@@ -1,8 +1,9 @@
 //! Events: what happened, told on Redis streams, best effort.
 //!
 //! Whoever has an event [offers](Sink::offer) it and goes on; it never waits.
-//! One [`Writer`] takes the events of all streams to Redis over a connection
-//! of its own.
+//! It is written down at once, as the command that Redis gets, behind those that
+//! wait already; nothing is allocated for it. One [`Writer`] takes the commands
+//! of all streams to Redis over a connection of its own.
 //!
 //! Promises: bounded memory, nothing of this on the request path, and a count
 //! of every event that may not have been written. While Redis is away events
@@ -15,6 +16,7 @@
 //! of holds in [`holds`].
 
 pub mod holds;
+mod queue;
 mod writer;
 
 use std::fmt;
@@ -22,48 +24,30 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use redis::Cmd;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
-
 use crate::ledger::redis::{EventLink, RedisSettings, SettingsError};
+use queue::{Account, Gate, Queue};
+pub use queue::{Fields, Fixed};
 pub use writer::Writer;
 
 /// The most bytes of a text that a client chose: a full queue of the longest
 /// paths would not be bounded memory.
 const TEXT_MAX_BYTES: usize = 2048;
 
-/// Words of the command that adds an event, and about how many bytes they are.
-const EVENT_WORDS: usize = 28;
-const EVENT_BYTES: usize = 512;
-
 /// Something that happened.
-pub trait Event: fmt::Debug + Send + Sync + 'static {
+pub trait Event {
     /// The stream it is told on.
-    fn stream(&self) -> &'static str;
+    const STREAM: &'static str;
 
-    /// Cuts ([`shorten`]) every text that is not bounded otherwise.
-    fn bound(&mut self) {}
-
-    /// Its fields, in order.
-    fn tell(&self, fields: &mut Fields);
+    /// Its fields, in order. Every text that is not bounded otherwise is
+    /// [cut](shortened).
+    fn tell(&self, fields: &mut Fields<'_>);
 }
 
-/// The command that adds an event, being filled.
-pub struct Fields(Cmd);
-
-impl Fields {
-    /// Adds a field.
-    pub fn add(&mut self, name: &'static str, value: &str) {
-        self.0.arg(name).arg(value);
-    }
-}
-
-/// Cuts a text that is too long to be kept.
-pub fn shorten(text: &mut String) {
-    if text.len() > TEXT_MAX_BYTES {
-        text.truncate(text.floor_char_boundary(TEXT_MAX_BYTES));
-        text.shrink_to_fit();
-    }
+/// As much of a text as is kept.
+#[must_use]
+pub fn shortened(text: &str) -> &str {
+    let end = text.floor_char_boundary(TEXT_MAX_BYTES);
+    text.get(..end).unwrap_or_default()
 }
 
 /// How many events were dropped, or may have been. Shared by all sinks that
@@ -92,36 +76,10 @@ pub struct StreamSettings {
     pub stream_length: usize,
 }
 
-/// An event on its way. It takes up room until it is written or dropped.
-#[derive(Debug)]
-struct Line {
-    event: Box<dyn Event>,
-    stream_length: usize,
-    dropped: Dropped,
-    _room: OwnedSemaphorePermit,
-}
-
-impl Line {
-    /// `XADD` of the event.
-    fn command(&self) -> Cmd {
-        let mut command = Cmd::with_capacity(EVENT_WORDS, EVENT_BYTES);
-        command
-            .arg("XADD")
-            .arg(self.event.stream())
-            .arg("MAXLEN")
-            .arg("~")
-            .arg(self.stream_length)
-            .arg("*");
-        let mut fields = Fields(command);
-        self.event.tell(&mut fields);
-        fields.0
-    }
-}
-
 /// Where sinks get their way to a [`Writer`]. The writer ends when it and all
 /// sinks that were made of it are gone.
 #[derive(Clone, Debug)]
-pub struct Feed(mpsc::Sender<Line>);
+pub struct Feed(Arc<Gate>);
 
 impl Feed {
     /// A way to a writer, and that writer. `queue`: how many events may wait,
@@ -130,23 +88,21 @@ impl Feed {
     /// # Errors
     /// [`SettingsError`].
     pub fn new(redis: &RedisSettings, queue: usize) -> Result<(Self, Writer), SettingsError> {
-        let queue = queue.clamp(1, Semaphore::MAX_PERMITS);
-        let (sender, receiver) = mpsc::channel(queue);
-        let writer = Writer::new(receiver, EventLink::new(redis)?);
-        Ok((Feed(sender), writer))
+        let queue = Arc::new(Queue::new(queue.max(1)));
+        let writer = Writer::new(Arc::clone(&queue), EventLink::new(redis)?);
+        Ok((Feed(Arc::new(Gate(queue))), writer))
     }
 
     /// A sink for one kind of event.
     #[must_use]
-    pub fn sink<E>(&self, stream: StreamSettings, dropped: Dropped) -> Sink<E> {
-        let room = stream.queue.clamp(1, Semaphore::MAX_PERMITS);
+    pub fn sink<E: Event>(&self, stream: StreamSettings, dropped: Dropped) -> Sink<E> {
+        let way = Way {
+            gate: Arc::clone(&self.0),
+            account: Arc::new(Account::new(stream.queue.max(1), dropped)),
+            command: queue::command(E::STREAM, stream.stream_length).into(),
+        };
         Sink {
-            way: Some(Way {
-                queue: self.0.clone(),
-                room: Arc::new(Semaphore::new(room)),
-                stream_length: stream.stream_length,
-            }),
-            dropped,
+            way: Some(way),
             kind: PhantomData,
         }
     }
@@ -156,22 +112,21 @@ impl Feed {
 pub struct Sink<E> {
     /// `None`: there is no stream to write to.
     way: Option<Way>,
-    dropped: Dropped,
     kind: PhantomData<fn(E)>,
 }
 
 #[derive(Clone, Debug)]
 struct Way {
-    queue: mpsc::Sender<Line>,
-    room: Arc<Semaphore>,
-    stream_length: usize,
+    gate: Arc<Gate>,
+    account: Arc<Account>,
+    /// What each event's command begins with.
+    command: Arc<[u8]>,
 }
 
 impl<E> Clone for Sink<E> {
     fn clone(&self) -> Self {
         Sink {
             way: self.way.clone(),
-            dropped: self.dropped.clone(),
             kind: PhantomData,
         }
     }
@@ -181,7 +136,6 @@ impl<E> fmt::Debug for Sink<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Sink")
             .field("way", &self.way)
-            .field("dropped", &self.dropped)
             .finish_non_exhaustive()
     }
 }
@@ -205,7 +159,6 @@ impl<E: Event> Sink<E> {
     pub fn off() -> Self {
         Sink {
             way: None,
-            dropped: Dropped::default(),
             kind: PhantomData,
         }
     }
@@ -217,21 +170,14 @@ impl<E: Event> Sink<E> {
     }
 
     /// Takes an event if there is room for it. Never waits.
-    pub fn offer(&self, mut event: E) {
-        let Some(way) = &self.way else { return };
-        let Ok(room) = Arc::clone(&way.room).try_acquire_owned() else {
-            self.dropped.add_one();
-            return;
-        };
-        event.bound();
-        let line = Line {
-            event: Box::new(event),
-            stream_length: way.stream_length,
-            dropped: self.dropped.clone(),
-            _room: room,
-        };
-        if way.queue.try_send(line).is_err() {
-            self.dropped.add_one();
+    pub fn offer(&self, event: E) {
+        self.offer_told(|fields| event.tell(fields));
+    }
+
+    /// As [`Sink::offer`], of an event that exists only as its fields.
+    pub(crate) fn offer_told(&self, tell: impl FnOnce(&mut Fields<'_>)) {
+        if let Some(way) = &self.way {
+            way.gate.queue().add(&way.account, &way.command, tell);
         }
     }
 }

@@ -5,16 +5,25 @@
 //! How events get to Redis, and what is promised of that, is in
 //! [`crate::events`].
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::SystemTime;
 
 use crate::billing::team::{Principal, TeamId};
 use crate::billing::trigger::Trigger;
-use crate::events::{self, Event, Fields, shorten};
+use crate::events::{self, Event, Fields, Fixed, shortened};
 pub use crate::events::{Dropped, StreamSettings, Writer};
 
 /// The stream.
 pub const STREAM: &str = "tollgate:refusals";
+
+/// What every refused run is.
+static FAILED: LazyLock<Fixed> = LazyLock::new(|| {
+    Fixed::new(&[
+        ("state", "FAILED"),
+        ("error", "insufficient_credits"),
+        ("retryable", "false"),
+    ])
+});
 
 /// Takes refusal events off the request path.
 pub type Sink = events::Sink<RefusalEvent>;
@@ -39,28 +48,65 @@ pub struct RefusalEvent {
     pub request_id: String,
 }
 
+impl RefusalEvent {
+    /// The same, borrowed.
+    #[must_use]
+    pub fn told(&self) -> Told<'_> {
+        Told {
+            at: self.at,
+            team: &self.team,
+            principal: self.principal.as_ref(),
+            trigger: self.trigger,
+            route: &self.route,
+            instance: &self.instance,
+            request_id: &self.request_id,
+        }
+    }
+}
+
 impl Event for RefusalEvent {
-    fn stream(&self) -> &'static str {
-        STREAM
-    }
+    const STREAM: &'static str = STREAM;
 
-    fn bound(&mut self) {
-        shorten(&mut self.instance);
-        shorten(&mut self.request_id);
+    fn tell(&self, fields: &mut Fields<'_>) {
+        self.told().tell(fields);
     }
+}
 
-    fn tell(&self, fields: &mut Fields) {
-        let at = humantime::format_rfc3339_millis(self.at).to_string();
-        let principal = self.principal.as_ref().map_or("", Principal::as_str);
-        fields.add("at", &at);
-        fields.add("state", "FAILED");
-        fields.add("error", "insufficient_credits");
-        fields.add("retryable", "false");
+/// A [`RefusalEvent`] of which nothing is owned: for the request path.
+#[derive(Clone, Copy, Debug)]
+pub struct Told<'a> {
+    /// When it was refused.
+    pub at: SystemTime,
+    /// Who would have paid.
+    pub team: &'a TeamId,
+    /// Who asked, if known.
+    pub principal: Option<&'a Principal>,
+    /// What would have set the run off.
+    pub trigger: Trigger,
+    /// The route, as the configuration writes it.
+    pub route: &'a str,
+    /// The request path, as the problem's `instance` shows it.
+    pub instance: &'a str,
+    /// The request's id.
+    pub request_id: &'a str,
+}
+
+impl Told<'_> {
+    fn tell(&self, fields: &mut Fields<'_>) {
+        fields.add_time("at", self.at);
+        fields.add_fixed(&FAILED);
         fields.add("team", self.team.as_str());
-        fields.add("principal", principal);
+        fields.add("principal", self.principal.map_or("", Principal::as_str));
         fields.add("trigger", self.trigger.name());
-        fields.add("route", &self.route);
-        fields.add("instance", &self.instance);
-        fields.add("request_id", &self.request_id);
+        fields.add("route", self.route);
+        fields.add("instance", shortened(self.instance));
+        fields.add("request_id", shortened(self.request_id));
+    }
+}
+
+impl Sink {
+    /// As [`Sink::offer`], of an event that is borrowed.
+    pub fn tell(&self, told: Told<'_>) {
+        self.offer_told(|fields| told.tell(fields));
     }
 }

@@ -6,12 +6,15 @@
 //! client address is ever a label: their number is not bounded.
 //! The access log is in [`access`]; how logs are set up in [`logging`]; the
 //! metrics of hold mode in [`holds`], those of notices in [`notices`], those of
-//! issuers' keys in [`tokens`].
+//! issuers' keys in [`tokens`], those of the memory of refusals in [`memory`].
 
 pub mod access;
 pub mod holds;
+pub mod json;
 pub mod logging;
+pub mod memory;
 pub mod notices;
+pub mod stamp;
 pub mod tokens;
 
 use std::sync::Arc;
@@ -24,6 +27,7 @@ use prometheus::{
 use crate::billing::admission::Refusal;
 use crate::billing::trigger::Trigger;
 use holds::HoldMetrics;
+use memory::MemoryMetrics;
 use notices::NoticeMetrics;
 use tokens::TokenMetrics;
 
@@ -148,6 +152,8 @@ pub struct Metrics {
     pub tokens: TokenMetrics,
     /// What became of notices.
     pub notices: NoticeMetrics,
+    /// What is told of the memory of refusals.
+    pub memory: MemoryMetrics,
 }
 
 /// The counters of one start route.
@@ -234,6 +240,7 @@ impl Metrics {
             holds: HoldMetrics::new(&registry)?,
             tokens: TokenMetrics::new(&registry)?,
             notices: NoticeMetrics::new(&registry)?,
+            memory: MemoryMetrics::new(&registry)?,
             registry,
         })
     }

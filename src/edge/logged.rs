@@ -3,6 +3,8 @@
 //! How a line is written, and what never stands in one, is in
 //! [`crate::telemetry::access`].
 
+use std::net::{IpAddr, SocketAddr};
+
 use http::Version;
 use pingora_error::Error;
 use pingora_proxy::Session;
@@ -12,6 +14,7 @@ use crate::billing::hold::RunId;
 use crate::billing::team::{Principal, TeamId};
 use crate::telemetry::Outcome;
 use crate::telemetry::access::{self, AccessLog, Line};
+use crate::telemetry::json::put_number;
 
 /// The most bytes of a text that a client chose, or that an error holds.
 const TEXT_MAX_BYTES: usize = 2048;
@@ -39,20 +42,17 @@ impl Logged {
         let start = context.start.as_ref();
         let route = context.route();
         let hold = start.and_then(|start| start.hold.as_ref());
-        let upstream = context.attempt.address.map(|address| address.to_string());
-        let client = context
-            .peer
-            .map(|peer| context.live.forward.client(head, peer).to_string());
-        let fault = context
-            .fault
-            .clone()
-            .or_else(|| error.map(|error| error.etype().as_str().to_owned()));
-        log.write(&Line {
-            at: access::rfc3339(context.began_at),
-            request_id: &context.ids.request_id,
-            trace_id: context.ids.trace_id(),
+        let upstream = context.attempt.address.map(host_and_port);
+        let client = context.peer;
+        let client = client.map(|peer| host(context.live.forward.client(head, peer)));
+        let fault = context.fault.as_deref();
+        let fault = fault.or_else(|| error.map(|error| error.etype().as_str()));
+        let path = context.live.secrets.shown(head.raw_path());
+        let line = Line {
+            request_id: &context.ids.request_id(),
+            trace_id: &context.ids.trace_id(),
             method: head.method.as_str(),
-            path: shortened(&context.live.secrets.shown(head.raw_path())),
+            path: shortened(&path),
             protocol: protocol(head.version),
             status: session
                 .response_written()
@@ -67,6 +67,7 @@ impl Logged {
             redelivery: start.filter(|start| start.is_redelivery()).map(|_| true),
             verdict: start.and_then(|start| start.outcome).map(Outcome::name),
             reason: context.reason,
+            remembered: start.filter(|start| start.remembered).map(|_| true),
             hold: hold.map(|held| held.hold.as_str()),
             hold_state: hold.map(|held| held.state.name()),
             run_route: context.run.route,
@@ -79,9 +80,36 @@ impl Logged {
                 .map(access::milliseconds),
             upstream_ms: context.attempt.answered.map(access::milliseconds),
             bytes_sent: session.body_bytes_sent(),
-            fault: fault.as_deref().map(shortened),
-        });
+            fault: fault.map(shortened),
+        };
+        log.write(context.began_at, &line);
     }
+}
+
+/// An address as text. What is most frequent does without the formatter, which
+/// takes longer than many a field.
+fn host(ip: IpAddr) -> String {
+    let IpAddr::V4(ip) = ip else {
+        return ip.to_string();
+    };
+    let mut text = Vec::with_capacity("255.255.255.255:65535".len());
+    for octet in ip.octets() {
+        if !text.is_empty() {
+            text.push(b'.');
+        }
+        put_number(&mut text, octet.into());
+    }
+    String::from_utf8(text).unwrap_or_default()
+}
+
+fn host_and_port(address: SocketAddr) -> String {
+    if address.is_ipv6() {
+        return address.to_string();
+    }
+    let mut text = host(address.ip()).into_bytes();
+    text.push(b':');
+    put_number(&mut text, address.port().into());
+    String::from_utf8(text).unwrap_or_default()
 }
 
 fn protocol(version: Version) -> &'static str {
@@ -96,4 +124,18 @@ fn protocol(version: Version) -> &'static str {
 fn shortened(text: &str) -> &str {
     let end = text.floor_char_boundary(TEXT_MAX_BYTES);
     text.get(..end).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_written_as_usual() {
+        for text in ["127.0.0.1:80", "255.10.9.0:65535", "[::1]:8080"] {
+            let address: SocketAddr = text.parse().unwrap();
+            assert_eq!(host_and_port(address), text);
+            assert_eq!(host(address.ip()), address.ip().to_string());
+        }
+    }
 }

@@ -174,12 +174,10 @@ pub fn entry_of(change: &Change) -> Option<&Entry> {
 }
 
 impl Event for HoldEvent {
-    fn stream(&self) -> &'static str {
-        STREAM
-    }
+    const STREAM: &'static str = STREAM;
 
-    fn tell(&self, fields: &mut Fields) {
-        fields.add("at", &humantime::format_rfc3339_millis(self.at).to_string());
+    fn tell(&self, fields: &mut Fields<'_>) {
+        fields.add_time("at", self.at);
         fields.add("event", self.what.name());
         fields.add("team", self.team.as_str());
         fields.add("hold", self.hold.as_str());

@@ -1,14 +1,15 @@
 //! The access log: one line per request, written off the request path.
 //!
-//! A line is put together by the request, handed over through a bounded queue
-//! and written to standard output by one thread, many lines at a time. When
+//! A line is put together by the request, added to those that wait, which are
+//! bounded, and written to standard output by one thread, many lines at a time. When
 //! the output cannot keep up, lines are dropped and counted; requests never
 //! wait. Never in a line: keys, tokens, bodies, query strings, header values
 //! other than the request's own ids.
 
+use std::cell::RefCell;
 use std::fmt::Write as _;
 use std::io::Write as _;
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
@@ -16,18 +17,21 @@ use prometheus::IntCounter;
 use serde::Serialize;
 
 use super::logging::Form;
+use super::stamp::Stamp;
 
 /// Lines that may wait to be written.
 const QUEUE_LINES: usize = 16_384;
 
-/// Bytes gathered into one write.
-const WRITE_BYTES: usize = 64 * 1024;
+/// How long a first line waits for others: waking the thread and writing cost
+/// more than all else about a line.
+const GATHER: Duration = Duration::from_millis(5);
+
+/// More room than this is not kept for the next lines.
+const KEPT_BYTES: usize = 1024 * 1024;
 
 /// One line. Field order is the order in the JSON.
-#[derive(Debug, Default, Serialize)]
+#[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct Line<'a> {
-    /// When the request was read, RFC 3339, UTC.
-    pub at: String,
     /// The id that the upstream got as `x-request-id`.
     pub request_id: &'a str,
     /// The trace id of `traceparent`.
@@ -64,6 +68,9 @@ pub struct Line<'a> {
     /// Why it was answered at the edge, or in shadow mode would have been.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<&'a str>,
+    /// Whether it was refused from memory, without asking the ledger.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub remembered: Option<bool>,
     /// The hold that a start goes by.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hold: Option<&'a str>,
@@ -108,8 +115,40 @@ pub fn milliseconds(duration: Duration) -> f64 {
 #[derive(Clone)]
 pub struct AccessLog {
     form: Form,
-    queue: SyncSender<String>,
+    way: Arc<Way>,
     dropped: IntCounter,
+}
+
+/// Lines between those who write them and the thread that writes them out.
+#[derive(Default)]
+struct Queue {
+    waiting: Mutex<Waiting>,
+    /// Told of the first line, and of the end.
+    wake: Condvar,
+}
+
+#[derive(Default)]
+struct Waiting {
+    bytes: Vec<u8>,
+    lines: usize,
+    /// Lines that are being written out.
+    leaving: usize,
+    is_closed: bool,
+}
+
+/// Closes the queue when the last one who could add a line is gone.
+struct Way(Arc<Queue>);
+
+impl Drop for Way {
+    fn drop(&mut self) {
+        self.0.waiting().is_closed = true;
+        self.0.wake.notify_one();
+    }
+}
+
+thread_local! {
+    /// What a thread puts its lines together with.
+    static DESK: RefCell<(Stamp, Vec<u8>)> = RefCell::default();
 }
 
 impl AccessLog {
@@ -119,37 +158,100 @@ impl AccessLog {
     /// # Errors
     /// If the system gives no thread.
     pub fn start(form: Form, dropped: IntCounter) -> std::io::Result<(Self, JoinHandle<()>)> {
-        let (queue, lines) = sync_channel(QUEUE_LINES);
+        let queue = Arc::new(Queue::default());
+        let way = Arc::new(Way(Arc::clone(&queue)));
         let writer = std::thread::Builder::new()
             .name("access-log".to_owned())
-            .spawn(move || write_lines(&lines))?;
-        let log = AccessLog {
-            form,
-            queue,
-            dropped,
-        };
+            .spawn(move || queue.write_lines())?;
+        let log = AccessLog { form, way, dropped };
         Ok((log, writer))
     }
 
-    /// Hands a line over, or drops and counts it.
-    pub fn write(&self, line: &Line<'_>) {
-        let text = match self.form {
-            Form::Json => serde_json::to_string(line).unwrap_or_default(),
-            Form::Text => text(line),
-        };
-        if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) =
-            self.queue.try_send(text)
-        {
-            self.dropped.inc();
+    /// Hands over the line of a request that was read then, or drops and counts
+    /// it.
+    pub fn write(&self, at: SystemTime, line: &Line<'_>) {
+        DESK.with_borrow_mut(|(stamp, bytes)| {
+            bytes.clear();
+            match self.form {
+                Form::Json => json(stamp.rfc3339(at), line, bytes),
+                Form::Text => bytes.extend(text(stamp.rfc3339(at), line).into_bytes()),
+            }
+            bytes.push(b'\n');
+            if !self.way.0.add(bytes) {
+                self.dropped.inc();
+            }
+        });
+    }
+}
+
+impl Queue {
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds a line. Returns whether there was room for it.
+    fn add(&self, line: &[u8]) -> bool {
+        let mut waiting = self.waiting();
+        if waiting.lines.saturating_add(waiting.leaving) >= QUEUE_LINES {
+            return false;
         }
+        waiting.bytes.extend_from_slice(line);
+        waiting.lines = waiting.lines.saturating_add(1);
+        let is_first = waiting.lines == 1;
+        drop(waiting);
+        if is_first {
+            self.wake.notify_one();
+        }
+        true
+    }
+
+    /// Writes lines out until nobody is left to add any.
+    fn write_lines(&self) {
+        let mut buffer = Vec::new();
+        while self.take(&mut buffer) {
+            // Nobody is left to tell when standard output is gone.
+            let mut out = std::io::stdout().lock();
+            let _ = out.write_all(&buffer).and_then(|()| out.flush());
+            drop(out);
+            buffer.clear();
+            buffer.shrink_to(KEPT_BYTES);
+            self.waiting().leaving = 0;
+        }
+    }
+
+    /// Waits for lines and takes them; false if none will come any more.
+    fn take(&self, buffer: &mut Vec<u8>) -> bool {
+        let nothing = |waiting: &mut Waiting| waiting.lines == 0 && !waiting.is_closed;
+        let waiting = self.wake.wait_while(self.waiting(), nothing);
+        let waiting = waiting.unwrap_or_else(PoisonError::into_inner);
+        let open = |waiting: &mut Waiting| !waiting.is_closed;
+        let gathered = self.wake.wait_timeout_while(waiting, GATHER, open);
+        let (mut waiting, _) = gathered.unwrap_or_else(PoisonError::into_inner);
+        std::mem::swap(&mut waiting.bytes, buffer);
+        waiting.leaving = std::mem::take(&mut waiting.lines);
+        waiting.leaving > 0
+    }
+}
+
+/// A line for programs.
+fn json(at: &str, line: &Line<'_>, bytes: &mut Vec<u8>) {
+    bytes.extend_from_slice(b"{\"at\":\"");
+    bytes.extend_from_slice(at.as_bytes());
+    bytes.push(b'"');
+    let join = bytes.len();
+    // Writing to a Vec cannot fail.
+    let _ = serde_json::to_writer(&mut *bytes, line);
+    // The object of the fields goes on where that of the time stands.
+    if let Some(brace) = bytes.get_mut(join) {
+        *brace = b',';
     }
 }
 
 /// A line for people.
-fn text(line: &Line<'_>) -> String {
+fn text(at: &str, line: &Line<'_>) -> String {
     let mut text = format!(
-        "{} {} {} {} {:.1}ms",
-        line.at, line.status, line.method, line.path, line.duration_ms
+        "{at} {} {} {} {:.1}ms",
+        line.status, line.method, line.path, line.duration_ms
     );
     for (name, value) in [
         ("route", line.route),
@@ -159,6 +261,7 @@ fn text(line: &Line<'_>) -> String {
         ("redelivery", line.redelivery.map(|_| "true")),
         ("verdict", line.verdict),
         ("reason", line.reason),
+        ("remembered", line.remembered.map(|_| "true")),
         ("hold", line.hold),
         ("hold_state", line.hold_state),
         ("run_route", line.run_route),
@@ -176,32 +279,6 @@ fn text(line: &Line<'_>) -> String {
     text
 }
 
-fn write_lines(lines: &Receiver<String>) {
-    let mut buffer = Vec::with_capacity(WRITE_BYTES);
-    while let Ok(line) = lines.recv() {
-        let mut next = Some(line);
-        while let Some(line) = next {
-            buffer.extend_from_slice(line.as_bytes());
-            buffer.push(b'\n');
-            next = if buffer.len() < WRITE_BYTES {
-                lines.try_recv().ok()
-            } else {
-                None
-            };
-        }
-        // Nobody is left to tell when standard output is gone.
-        let mut out = std::io::stdout().lock();
-        let _ = out.write_all(&buffer).and_then(|()| out.flush());
-        buffer.clear();
-    }
-}
-
-/// A time as RFC 3339 in UTC, to the millisecond.
-#[must_use]
-pub fn rfc3339(time: SystemTime) -> String {
-    humantime::format_rfc3339_millis(time).to_string()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -217,7 +294,38 @@ mod tests {
         };
         let json = serde_json::to_string(&line).unwrap();
         assert!(!json.contains("team") && !json.contains("null"), "{json}");
-        assert!(text(&line).ends_with("request_id=r1"));
+        assert!(text("now", &line).ends_with("request_id=r1"));
+    }
+
+    #[test]
+    fn a_line_is_one_object_that_begins_with_its_time() {
+        let line = Line {
+            request_id: "r\"1\\",
+            path: "/ä\u{1}",
+            status: 403,
+            ..Line::default()
+        };
+        let mut bytes = Vec::new();
+        json("now", &line, &mut bytes);
+        assert!(bytes.starts_with(b"{\"at\":\"now\",\"request_id\":"));
+        let read: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+        assert_eq!(read["at"], "now");
+        assert_eq!(read["request_id"], "r\"1\\");
+        assert_eq!(read["path"], "/ä\u{1}");
+        assert_eq!(read["status"], 403);
+    }
+
+    #[test]
+    fn lines_that_nobody_takes_are_bounded() {
+        let queue = Queue::default();
+        for _ in 0..QUEUE_LINES {
+            assert!(queue.add(b"x\n"));
+        }
+        assert!(!queue.add(b"x\n"));
+        let mut buffer = Vec::new();
+        assert!(queue.take(&mut buffer));
+        assert_eq!(buffer.len(), 2 * QUEUE_LINES);
+        assert!(!queue.add(b"x\n"), "they are not out yet");
     }
 
     #[test]
