@@ -25,6 +25,7 @@ pub mod problem;
 pub mod replay;
 pub mod route;
 pub mod secret;
+pub mod seen;
 pub mod trace;
 pub mod trigger;
 pub mod upstreams;
@@ -54,6 +55,7 @@ use live::Live;
 use logged::Logged;
 use problem::{Problem, fault};
 use route::Found;
+use seen::Seen;
 use trace::Ids;
 use watch::End;
 
@@ -97,17 +99,20 @@ fn is_answered(session: &Session) -> bool {
 
 #[async_trait]
 impl ProxyHttp for Gateway {
-    type CTX = Context;
+    type CTX = Box<Context>;
 
-    fn new_ctx(&self) -> Context {
+    fn new_ctx(&self) -> Self::CTX {
         let in_flight = InFlight::enter(&self.in_flight);
-        Context {
+        // On the heap: Pingora moves it about with the future of a request, which
+        // is large enough.
+        Box::new(Context {
             live: self.live.load_full(),
             began: Instant::now(),
             began_at: SystemTime::now(),
             peer: None,
             certificate: None,
             ids: Ids::default(),
+            seen: Seen::default(),
             start: None,
             hold_until: None,
             attempt: Attempt::default(),
@@ -119,7 +124,7 @@ impl ProxyHttp for Gateway {
             body_bytes: 0,
             body: None,
             in_flight,
-        }
+        })
     }
 
     fn init_downstream_modules(&self, _: &mut pingora_core::modules::http::HttpModules) {
@@ -129,7 +134,7 @@ impl ProxyHttp for Gateway {
     fn on_connection_reuse(
         &self,
         _: &mut Session,
-        _: &mut Context,
+        _: &mut Self::CTX,
         phase: Box<dyn std::any::Any + Send + Sync>,
     ) {
         if let Ok(phase) = phase.downcast::<Arc<Phase>>() {
@@ -140,7 +145,7 @@ impl ProxyHttp for Gateway {
     async fn early_request_filter(
         &self,
         session: &mut Session,
-        context: &mut Context,
+        context: &mut Self::CTX,
     ) -> Result<()> {
         let limits = context.live.limits;
         session.set_read_timeout(Some(limits.body_timeout));
@@ -154,15 +159,20 @@ impl ProxyHttp for Gateway {
         if context.live.identities.ask_certificates() {
             context.certificate = session.digest().and_then(Certificate::of);
         }
-        context.ids = Ids::of(&session.req_header().headers);
+        let headers = &session.req_header().headers;
+        context.seen = Seen::of(headers);
+        context.ids = match context.seen.ids {
+            true => Ids::of(headers),
+            false => Ids::made(),
+        };
         Ok(())
     }
 
-    async fn request_filter(&self, session: &mut Session, context: &mut Context) -> Result<bool> {
+    async fn request_filter(&self, session: &mut Session, context: &mut Self::CTX) -> Result<bool> {
         if let Some((reason, problem)) = self.turn_away(session, context) {
             return self.away(session, context, reason, &problem).await;
         }
-        match admit::find_route(&context.live.table, session.req_header()) {
+        match admit::find_seen(&context.live.table, session.req_header(), context.seen) {
             Found::Passes => {
                 watch::request(context, session.req_header());
                 self.pass(session, context).await
@@ -180,8 +190,8 @@ impl ProxyHttp for Gateway {
         &self,
         session: &mut Session,
         body: &mut Option<Bytes>,
-        _: bool,
-        context: &mut Context,
+        is_last: bool,
+        context: &mut Self::CTX,
     ) -> Result<()> {
         if admit::hold::is_past(context) && !is_answered(session) {
             let error = Error::explain(
@@ -193,17 +203,21 @@ impl ProxyHttp for Gateway {
         if let Some(held) = &context.body {
             // It was measured when it was read.
             held.put_back(body);
-            return Ok(());
+        } else if let Some(max_body) = context.route().and_then(|route| route.max_body) {
+            let more = body.as_ref().map_or(0, Bytes::len);
+            context.body_bytes = context
+                .body_bytes
+                .saturating_add(more.try_into().unwrap_or(u64::MAX));
+            if context.body_bytes > max_body {
+                return Error::e_explain(ErrorType::HTTPStatus(413), "the body is too large");
+            }
         }
-        let Some(max_body) = context.route().and_then(|route| route.max_body) else {
-            return Ok(());
-        };
-        let more = body.as_ref().map_or(0, Bytes::len);
-        context.body_bytes = context
-            .body_bytes
-            .saturating_add(more.try_into().unwrap_or(u64::MAX));
-        if context.body_bytes > max_body {
-            return Error::e_explain(ErrorType::HTTPStatus(413), "the body is too large");
+        // Pingora puts it into the queue for the upstream next, unless it is
+        // nothing at all.
+        if (is_last || body.as_ref().is_some_and(|part| !part.is_empty()))
+            && let Some(passage) = &context.attempt.passage
+        {
+            passage.announce_part();
         }
         Ok(())
     }
@@ -211,23 +225,24 @@ impl ProxyHttp for Gateway {
     async fn upstream_peer(
         &self,
         session: &mut Session,
-        context: &mut Context,
+        context: &mut Self::CTX,
     ) -> Result<Box<HttpPeer>> {
         let live = &context.live;
-        let Some((address, mut peer)) = live.upstreams.pick(&context.attempt.failed) else {
+        let read_timeout = context.route().and_then(|route| route.read_timeout);
+        let picked = live.upstreams.pick(&context.attempt.failed, read_timeout);
+        let Some(picked) = picked else {
             let error = Error::explain(
                 ErrorType::ConnectNoRoute,
                 "no upstream address is left to try",
             );
             return Err(error.into_up());
         };
-        if let Some(timeout) = context.route().and_then(|route| route.read_timeout) {
-            upstreams::set_read_timeout(&mut peer, timeout);
-        }
+        let mut peer = picked.peer;
         if session.is_upgrade_req() {
             upstreams::set_http1(&mut peer);
         }
-        context.attempt.address = Some(address);
+        context.attempt.address = Some(picked.address);
+        context.attempt.passage = picked.passage;
         Ok(peer)
     }
 
@@ -235,18 +250,13 @@ impl ProxyHttp for Gateway {
         &self,
         _: &mut Session,
         _: &HttpPeer,
-        context: &mut Context,
+        context: &mut Self::CTX,
         mut error: Box<Error>,
     ) -> Box<Error> {
         // Nothing was sent, so another address may be tried, whatever the method.
         context.attempt.failed.extend(context.attempt.address);
-        error.set_retry(
-            context
-                .live
-                .upstreams
-                .pick(&context.attempt.failed)
-                .is_some(),
-        );
+        let upstreams = &context.live.upstreams;
+        error.set_retry(upstreams.is_any_left(&context.attempt.failed));
         error
     }
 
@@ -255,7 +265,7 @@ impl ProxyHttp for Gateway {
         peer: &HttpPeer,
         session: &mut Session,
         error: Box<Error>,
-        context: &mut Context,
+        context: &mut Self::CTX,
         reused: bool,
     ) -> Box<Error> {
         let mut error = error.more_context(format!("Peer: {peer}"));
@@ -263,7 +273,13 @@ impl ProxyHttp for Gateway {
         let is_repeatable = context.start.is_none()
             && session.req_header().method.is_idempotent()
             && !session.as_ref().retry_buffer_truncated();
+        let passage = context.attempt.passage.as_ref();
+        if passage.is_some_and(|passage| passage.is_late()) {
+            error.etype = ErrorType::ReadTimedout;
+        }
         if is_repeatable {
+            // Pingora takes every connection of ours for a new one.
+            let reused = reused || passage.is_some_and(|passage| passage.is_reused());
             error.retry.decide_reuse(reused);
         } else {
             error.set_retry(false);
@@ -275,7 +291,7 @@ impl ProxyHttp for Gateway {
         &self,
         session: &mut Session,
         request: &mut RequestHeader,
-        context: &mut Context,
+        context: &mut Self::CTX,
     ) -> Result<()> {
         if admit::hold::is_past(context) {
             let error = Error::explain(
@@ -303,7 +319,7 @@ impl ProxyHttp for Gateway {
         &self,
         session: &mut Session,
         response: &mut ResponseHeader,
-        context: &mut Context,
+        context: &mut Self::CTX,
     ) -> Result<()> {
         if !response.status.is_informational() {
             context.attempt.answered = context.attempt.sent.map(|sent| sent.elapsed());
@@ -320,7 +336,7 @@ impl ProxyHttp for Gateway {
         _: &mut Session,
         body: &mut Option<Bytes>,
         end_of_stream: bool,
-        context: &mut Context,
+        context: &mut Self::CTX,
     ) -> Result<Option<Duration>> {
         if context.looking.is_some() {
             let end = if end_of_stream { End::Last } else { End::More };
@@ -333,7 +349,7 @@ impl ProxyHttp for Gateway {
         &self,
         session: &mut Session,
         error: &Error,
-        context: &mut Context,
+        context: &mut Self::CTX,
     ) -> FailToProxy {
         let answered = is_answered(session);
         let request = fault::Request {
@@ -370,13 +386,13 @@ impl ProxyHttp for Gateway {
         }
     }
 
-    async fn logging(&self, session: &mut Session, error: Option<&Error>, context: &mut Context) {
+    async fn logging(&self, session: &mut Session, error: Option<&Error>, context: &mut Self::CTX) {
         admit::hold::conclude(context);
         watch::over(context);
         self.logged.write(session, error, context);
     }
 
-    fn suppress_error_log(&self, _: &Session, _: &Context, _: &Error) -> bool {
+    fn suppress_error_log(&self, _: &Session, _: &Self::CTX, _: &Error) -> bool {
         // The access log tells it, with what an operator needs.
         true
     }

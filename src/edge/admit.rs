@@ -3,14 +3,15 @@
 //! Each step is decided elsewhere; here their outcomes become one: what is
 //! counted, and the problem to answer with, if any. In shadow mode there is
 //! none, whatever was decided. What hold mode does in place of looking the
-//! balance up is in [`hold`]; how an integration's deliveries are told apart,
+//! balance up is in [`hold`]; teams that were refused a moment ago in
+//! `recall`; how an integration's deliveries are told apart,
 //! in [`webhook`].
 
 pub mod hold;
+mod recall;
 pub mod webhook;
 
-use std::net::IpAddr;
-use std::sync::Arc;
+use std::iter;
 use std::time::Instant;
 
 use http::header::CONTENT_LENGTH;
@@ -25,12 +26,13 @@ use super::live::{Enforcement, Idempotency, Live, PaidBy, StartRoute};
 use super::problem::Problem;
 use super::replay::IfMissing;
 use super::route::{Found, METHOD_OVERRIDE_HEADERS, Table};
+use super::seen::Seen;
 use super::{framing, replay};
 use crate::billing::admission::{Balance, Missing, Verdict, decide as verdict};
 use crate::billing::team::TeamId;
 use crate::config::Otherwise;
 use crate::ledger::LedgerError;
-use crate::refusals::RefusalEvent;
+use crate::refusals::Told;
 use crate::telemetry::{Metrics, Outcome};
 use hold::OnceSettled;
 
@@ -41,6 +43,15 @@ pub type Decided = (Outcome, Option<Problem>);
 #[must_use]
 pub fn find_route(table: &Table, head: &RequestHeader) -> Found {
     table.find(head.method.as_str(), overrides(head), head.raw_path())
+}
+
+/// The same, of a head that was looked over already.
+#[must_use]
+pub fn find_seen(table: &Table, head: &RequestHeader, seen: Seen) -> Found {
+    if seen.overrides {
+        return find_route(table, head);
+    }
+    table.find(head.method.as_str(), iter::empty(), head.raw_path())
 }
 
 /// The values of headers with which a request overrides its method.
@@ -130,7 +141,7 @@ async fn enforce(
     context: &mut Context,
     common: Common<'_>,
 ) -> Result<Decided, Box<Error>> {
-    let mut wanted = match understand(live, start, session.req_header(), context.peer) {
+    let mut wanted = match understand(live, start, session.req_header(), context) {
         Ok(wanted) => wanted,
         Err(problem) => return Ok((Outcome::Invalid, Some(problem))),
     };
@@ -175,10 +186,17 @@ async fn ask(
     metrics: &Metrics,
 ) -> Decided {
     let asked = Instant::now();
+    if let Some(refusal) = recall::refusal(live, &payer.team, wanted.as_ref(), asked) {
+        if let Some(known) = context.start.as_mut() {
+            known.payer = Some(payer);
+        }
+        return recall::refuse(refusal, context, metrics);
+    }
     let decided = match wanted {
         None => look_up(live, start, &payer.team, until, context).await,
         Some(wanted) => hold::decide(wanted, start, &payer.team, until, context).await,
     };
+    recall::note(live, &payer.team, &decided, context);
     let took = asked.elapsed();
     metrics.ledger_seconds.observe(took.as_secs_f64());
     if let Some(known) = context.start.as_mut() {
@@ -194,13 +212,14 @@ fn understand<'a>(
     live: &'a Live,
     start: &'a StartRoute,
     head: &RequestHeader,
-    peer: Option<IpAddr>,
+    context: &Context,
 ) -> Result<Option<hold::Wanted<'a>>, Problem> {
-    framing::check_names(&head.headers, live.identities.guarded()).map_err(Problem::invalid)?;
+    let guarded = live.identities.guarded();
+    framing::check_names_seen(&head.headers, context.seen, guarded).map_err(Problem::invalid)?;
     let (Some(rule), Some(holding)) = (&start.hold, &live.holding) else {
         return Ok(None);
     };
-    let credits = hold::amount(&rule.amount, &head.headers, peer)?;
+    let credits = hold::amount(&rule.amount, &head.headers, context.peer)?;
     let (replay, once_settled) = match (&start.paid_by, rule.idempotency) {
         // A delivery has an id of its own, which the upstream may not know.
         (PaidBy::Webhook(_), _) | (_, Idempotency::Off) => (None, OnceSettled::Another),
@@ -318,13 +337,13 @@ fn unknown(start: &StartRoute, context: &mut Context, error: &LedgerError) -> De
 pub fn offer_event(live: &Live, start: &StartRoute, head: &RequestHeader, context: &Context) {
     let Some(known) = &context.start else { return };
     let Some(payer) = &known.payer else { return };
-    live.refusals.offer(RefusalEvent {
+    live.refusals.tell(Told {
         at: context.began_at,
-        team: payer.team.clone(),
-        principal: payer.principal.clone(),
+        team: &payer.team,
+        principal: payer.principal.as_ref(),
         trigger: known.trigger,
-        route: Arc::clone(&start.name),
-        instance: live.secrets.shown(head.raw_path()).into_owned(),
-        request_id: context.ids.request_id.clone(),
+        route: &start.name,
+        instance: &live.secrets.shown(head.raw_path()),
+        request_id: &context.ids.request_id(),
     });
 }

@@ -32,7 +32,8 @@ const DRAIN_MAX_BYTES: usize = 16 * 1024 * 1024;
 /// If the client is gone.
 pub async fn write(session: &mut Session, rendered: Rendered) -> Result<()> {
     let unread = !session.as_downstream_mut().is_body_done();
-    let draining = unread && !session.is_http2() && !keep_connection(session);
+    let is_http2 = session.is_http2();
+    let draining = unread && !is_http2 && !keep_connection(session);
     if draining {
         session.set_keepalive(None);
     }
@@ -44,17 +45,17 @@ pub async fn write(session: &mut Session, rendered: Rendered) -> Result<()> {
     let downstream = session.as_downstream_mut();
     let bodiless = body.is_empty() || downstream.req_header().method == http::Method::HEAD;
     if let Some(trailers) = trailers {
-        downstream.write_response_header(Box::new(header)).await?;
+        downstream.write_response_header(header).await?;
         downstream.write_response_trailers(trailers).await?;
     } else if bodiless {
-        session
-            .write_response_header(Box::new(header), true)
-            .await?;
+        session.write_response_header(header, true).await?;
         session.as_downstream_mut().finish_body().await?;
     } else {
-        downstream.write_response_header(Box::new(header)).await?;
+        downstream.write_response_header(header).await?;
+        // In HTTP/1 the length ends the body, which is then sent off; Pingora
+        // would do it twice.
         downstream
-            .write_response_body(Bytes::from(body), true)
+            .write_response_body(Bytes::from(body), is_http2)
             .await?;
     }
     if draining {

@@ -15,17 +15,23 @@
 //! In every phase, a client whose socket takes nothing of what is written to it
 //! for `write_timeout` loses the connection. (An HTTP/2 stream can stall while
 //! the socket takes other things; that is bounded per request.) Timers are lazy: a connection that
-//! keeps moving never touches one.
+//! keeps moving never touches one, and a head that comes in one piece no clock.
+//!
+//! Pingora's session is large, so an idle connection has none: it is made when
+//! the first bytes of a request are there ([`Connection::begin`]).
 
 use std::fmt;
+use std::future::poll_fn;
 use std::io;
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use pingora_core::protocols::http::ServerSession;
 use pingora_core::protocols::raw_connect::ProxyDigest;
 use pingora_core::protocols::tls::SslDigest;
@@ -42,6 +48,10 @@ use super::problem::style::bare_http1;
 
 /// Gathers an answer's header and body into one write.
 const WRITE_BUFFER_BYTES: usize = 4096;
+
+/// The most that is read of a request before there is a session for it: as
+/// much as that reads at first.
+const BEGIN_BYTES: usize = 4096;
 
 /// How long, and how much of, an oversized head is read away so that the
 /// client gets to read the answer.
@@ -128,6 +138,10 @@ pub struct Connection<S> {
     /// When that phase ends, if it is bounded; `None`: not yet known.
     deadline: Option<Instant>,
     timer: Option<Pin<Box<Sleep>>>,
+    /// Who is woken by that timer.
+    waker: Option<Waker>,
+    /// What was read of a request before anybody asked for it.
+    begun: Bytes,
     /// Armed while the client takes nothing.
     write_timer: Option<Pin<Box<Sleep>>>,
     head_bytes: usize,
@@ -147,11 +161,30 @@ impl<S: IO> Connection<S> {
             seen: IDLE,
             deadline: None,
             timer: None,
+            waker: None,
+            begun: Bytes::new(),
             write_timer: None,
             head_bytes: 0,
             discarded: 0,
             answered: false,
         }
+    }
+
+    /// Waits for the first bytes of a request, and keeps them for whoever reads
+    /// next. False: the client has gone.
+    ///
+    /// # Errors
+    /// If the connection broke, or was idle for too long.
+    pub async fn begin(&mut self) -> io::Result<bool> {
+        poll_fn(|cx| self.poll_begin(cx)).await
+    }
+
+    fn poll_begin(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        let mut room = [const { MaybeUninit::uninit() }; BEGIN_BYTES];
+        let mut read = ReadBuf::uninit(&mut room);
+        ready!(Pin::new(&mut *self).poll_read(cx, &mut read))?;
+        self.begun = Bytes::copy_from_slice(read.filled());
+        Poll::Ready(Ok(!self.begun.is_empty()))
     }
 
     fn is_h2(&self) -> bool {
@@ -176,9 +209,13 @@ impl<S: IO> Connection<S> {
                 self.seen = HEAD;
                 self.phase.set(HEAD);
                 self.head_bytes = bytes;
-                self.deadline = Instant::now().checked_add(self.bounds.header_timeout);
+                // It has no clock before more of it has to be waited for.
+                self.deadline = None;
             }
-            HEAD => self.head_bytes = self.head_bytes.saturating_add(bytes),
+            HEAD => {
+                self.head_bytes = self.head_bytes.saturating_add(bytes);
+                self.deadline();
+            }
             _ => {}
         }
         if self.is_h2() && self.head_bytes >= H2_PREFACE_BYTES {
@@ -186,21 +223,37 @@ impl<S: IO> Connection<S> {
         }
     }
 
+    /// When the current phase ends; its clock starts with the first question.
+    fn deadline(&mut self) -> Instant {
+        let patience = match self.phase.get() {
+            HEAD => self.bounds.header_timeout,
+            _ => self.bounds.idle_timeout,
+        };
+        *self.deadline.get_or_insert_with(|| {
+            let now = Instant::now();
+            now.checked_add(patience).unwrap_or(now)
+        })
+    }
+
     /// Ready once the current phase has lasted too long.
     fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.phase.get() == BUSY {
             return Poll::Pending;
         }
-        let idle = self.bounds.idle_timeout;
-        let begin = || {
-            Instant::now()
-                .checked_add(idle)
-                .unwrap_or_else(Instant::now)
-        };
-        let deadline = *self.deadline.get_or_insert_with(begin);
+        let deadline = self.deadline();
         let timer = self
             .timer
             .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
+        let is_known = self
+            .waker
+            .as_ref()
+            .is_some_and(|it| it.will_wake(cx.waker()));
+        if is_known && !timer.is_elapsed() && timer.deadline() <= deadline {
+            return Poll::Pending;
+        }
+        if !is_known {
+            self.waker = Some(cx.waker().clone());
+        }
         // Armed for later than this phase ends, or fired for one that is over.
         if timer.deadline() > deadline || timer.is_elapsed() {
             timer.as_mut().reset(deadline);
@@ -285,6 +338,11 @@ impl<S: IO> AsyncRead for Connection<S> {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
+        if !this.begun.is_empty() {
+            let count = this.begun.len().min(buf.remaining());
+            buf.put_slice(&this.begun.split_to(count));
+            return Poll::Ready(Ok(()));
+        }
         this.follow_phase();
         match this.phase.get() {
             REFUSING => return this.poll_refuse(cx),

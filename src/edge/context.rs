@@ -11,7 +11,9 @@ use super::identify::Payer;
 use super::identify::certificate::Certificate;
 use super::live::{Live, StartRoute};
 use super::route::RouteIndex;
+use super::seen::Seen;
 use super::trace::Ids;
+use super::upstreams::Passage;
 use super::watch::Looking;
 use crate::billing::credits::Credits;
 use crate::billing::hold::{HoldId, RunId};
@@ -55,6 +57,8 @@ pub struct Context {
     pub certificate: Option<Arc<Certificate>>,
     /// Request and trace id.
     pub ids: Ids,
+    /// What a look over its headers showed.
+    pub seen: Seen,
     /// The start, if it is one.
     pub start: Option<Start>,
     /// Until when the hold that was made for the start certainly lives, where
@@ -116,6 +120,8 @@ pub struct Start {
     pub claimed: Option<TeamId>,
     /// What became of it.
     pub outcome: Option<Outcome>,
+    /// Whether it was refused from memory, without asking the ledger.
+    pub remembered: bool,
     /// How long the ledger took.
     pub ledger: Option<Duration>,
     /// The credits set aside for it, in hold mode.
@@ -186,6 +192,7 @@ impl Start {
             payer: None,
             claimed: None,
             outcome: None,
+            remembered: false,
             ledger: None,
             hold: None,
         }
@@ -199,6 +206,8 @@ pub struct Attempt {
     pub failed: Vec<SocketAddr>,
     /// The address being tried.
     pub address: Option<SocketAddr>,
+    /// The way there, where it is ours.
+    pub passage: Option<Arc<Passage>>,
     /// When something was first sent: from then on the outcome is unknown
     /// until an answer comes.
     pub sent: Option<Instant>,

@@ -11,6 +11,8 @@ use http::header::{CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderName, TRAN
 use http::{Method, Version};
 use pingora_http::RequestHeader;
 
+use super::seen::{Seen, is_number};
+
 /// Headers that frame a message or say whose it is; nominating one in
 /// `Connection` would make a hop drop it that the next one relies on.
 const FRAMING: [HeaderName; 3] = [CONTENT_LENGTH, TRANSFER_ENCODING, HOST];
@@ -47,6 +49,45 @@ pub fn check(request: &RequestHeader, raw_head: Option<&[u8]>) -> Result<(), Det
     target(request)
 }
 
+/// As [`check`], of a request whose headers were looked over already: an
+/// ordinary one is not looked at again.
+///
+/// # Errors
+/// As [`check`].
+pub fn check_seen(
+    request: &RequestHeader,
+    seen: Seen,
+    raw_head: Option<&[u8]>,
+) -> Result<(), Detail> {
+    let has_host = seen.host || request.version != Version::HTTP_11;
+    let odd = seen.transfer_encoding
+        || seen.odd_length
+        || seen.repeats
+        || seen.nominates
+        || seen.underscores;
+    // A target that was nothing but a fragment is `/` by now, and no longer.
+    let target = request.raw_path();
+    if has_host && !odd && target.len() > 1 && target.starts_with(b"/") {
+        return Ok(());
+    }
+    check(request, raw_head)
+}
+
+/// As [`check_names`], of headers that were looked over already.
+///
+/// # Errors
+/// As [`check_names`].
+pub fn check_names_seen(
+    headers: &HeaderMap,
+    seen: Seen,
+    names: &[HeaderName],
+) -> Result<(), Detail> {
+    if seen.repeats || seen.nominates || seen.underscores {
+        return check_names(headers, names);
+    }
+    Ok(())
+}
+
 /// Checks that the headers that decide who pays, how much is set aside, or that
 /// a replay is a replay, stand there once, are not nominated in `Connection`,
 /// and have no double in underscore spelling (RFC 9110, section 7.6.1; some servers map `_` to `-`).
@@ -64,9 +105,8 @@ pub fn check_names(headers: &HeaderMap, names: &[HeaderName]) -> Result<(), Deta
 
 fn content_length(headers: &HeaderMap) -> Result<(), Detail> {
     let mut values = headers.get_all(CONTENT_LENGTH).iter();
-    let digits = |value: &[u8]| !value.is_empty() && value.iter().all(u8::is_ascii_digit);
     match (values.next(), values.next()) {
-        (Some(value), None) if digits(value.as_bytes()) => Ok(()),
+        (Some(value), None) if is_number(value.as_bytes()) => Ok(()),
         (Some(_), None) => Err("Content-Length is not a number"),
         _ => Err("Content-Length is repeated"),
     }
@@ -161,6 +201,8 @@ fn target(request: &RequestHeader) -> Result<(), Detail> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use http::HeaderValue;
+    use proptest::prelude::*;
 
     fn request(method: &str, target: &str, headers: &[(&'static str, &str)]) -> RequestHeader {
         let mut request = RequestHeader::build(method, target.as_bytes(), None).unwrap();
@@ -264,5 +306,95 @@ mod tests {
         assert!(check(&[("x_team_id", "a")]).is_err());
         assert!(check(&[("x-team_id", "a")]).is_err());
         assert!(check(&[("connection", "X-Team-Id")]).is_err());
+    }
+
+    const NAMES: [&str; 20] = [
+        "host",
+        "content-length",
+        "content_length",
+        "transfer-encoding",
+        "transfer_encoding",
+        "connection",
+        "authorization",
+        "x-team-id",
+        "x_team_id",
+        "x-team_id",
+        "idempotency-key",
+        "idempotency_key",
+        "x-http-method",
+        "x_http_method",
+        "user-agent",
+        "accept",
+        "cookie",
+        "x-custom",
+        "x_custom",
+        "traceparent",
+    ];
+
+    const VALUES: [&str; 16] = [
+        "",
+        "0",
+        "65",
+        "+5",
+        "5, 5",
+        "chunked",
+        "Chunked",
+        "gzip, chunked",
+        "close",
+        "keep-alive",
+        "Keep-Alive, te",
+        "x-team-id",
+        "close, Content-Length",
+        "host",
+        "authorization",
+        "a_b",
+    ];
+
+    const TARGETS: [&str; 12] = [
+        "/",
+        "/x",
+        "//",
+        "/x#f",
+        "#/x",
+        "#",
+        "",
+        "?q",
+        "*",
+        "x/y",
+        "http://h/x",
+        "/api/v1/agent/tasks?x=#y",
+    ];
+
+    proptest! {
+        #[test]
+        fn who_looked_over_a_head_before_comes_to_the_same(
+            headers in proptest::collection::vec((0..NAMES.len(), 0..VALUES.len()), 0..6),
+            target in 0..TARGETS.len(),
+            version in 0..3_usize,
+            method in 0..2_usize,
+        ) {
+            let (method, target) = (["POST", "OPTIONS"][method], TARGETS[target]);
+            let Ok(mut request) = RequestHeader::build(method, target.as_bytes(), None) else {
+                return Ok(());
+            };
+            request.set_version([Version::HTTP_10, Version::HTTP_11, Version::HTTP_2][version]);
+            let mut raw = format!("{method} {target} HTTP/1.1\r\n");
+            for (name, value) in &headers {
+                let value = HeaderValue::from_static(VALUES[*value]);
+                raw.push_str(&format!("{}: {}\r\n", NAMES[*name], value.to_str().unwrap()));
+                request.append_header(NAMES[*name], value).unwrap();
+            }
+            let seen = Seen::of(&request.headers);
+            for raw in [None, Some(raw.as_bytes())] {
+                prop_assert_eq!(check_seen(&request, seen, raw), check(&request, raw));
+            }
+            let names = [
+                http::header::AUTHORIZATION,
+                HeaderName::from_static("idempotency-key"),
+                HeaderName::from_static("x-team-id"),
+            ];
+            let headers = &request.headers;
+            prop_assert_eq!(check_names_seen(headers, seen, &names), check_names(headers, &names));
+        }
     }
 }

@@ -16,7 +16,9 @@ use pingora_core::apps::{HttpPersistentSettings, HttpServerApp, ServerApp};
 use pingora_core::listeners::tls::Acceptor;
 use pingora_core::protocols::http::ServerSession;
 use pingora_core::protocols::l4::stream::Stream as L4Stream;
-use pingora_core::protocols::{ALPN, GetSocketDigest as _, IO, SocketDigest, Ssl as _, Stream};
+use pingora_core::protocols::{
+    ALPN, GetSocketDigest as _, IO, Shutdown, SocketDigest, Ssl as _, Stream,
+};
 use pingora_core::server::ShutdownWatch;
 use pingora_runtime::current_handle;
 use std::os::fd::AsRawFd as _;
@@ -214,18 +216,32 @@ where
             let protocol = sniffed.map_err(|_| io::ErrorKind::TimedOut)??;
             requests(stream, protocol, app, shared, shutdown).await;
         }
+        // On the heap: a handshake and what comes of it are large, and every
+        // connection in the clear would keep room for them.
         Hello::Tls(acceptor) => {
-            let stream = handshake(stream, &acceptor, shared)
-                .await
-                .inspect_err(|_| {
-                    if let Count::In(metrics) = &shared.count {
-                        metrics.handshakes_failed.inc();
-                    }
-                })?;
-            let protocol = stream.selected_alpn_proto();
-            requests(stream, protocol, app, shared, shutdown).await;
+            Box::pin(serve_tls(stream, &acceptor, app, shared, shutdown)).await?;
         }
     }
+    Ok(())
+}
+
+async fn serve_tls<A>(
+    stream: L4Stream,
+    acceptor: &Acceptor,
+    app: &Arc<A>,
+    shared: &Shared,
+    shutdown: &ShutdownWatch,
+) -> io::Result<()>
+where
+    A: HttpServerApp + Send + Sync + 'static,
+{
+    let stream = handshake(stream, acceptor, shared).await.inspect_err(|_| {
+        if let Count::In(metrics) = &shared.count {
+            metrics.handshakes_failed.inc();
+        }
+    })?;
+    let protocol = stream.selected_alpn_proto();
+    requests(stream, protocol, app, shared, shutdown).await;
     Ok(())
 }
 
@@ -267,17 +283,33 @@ async fn requests<A, S>(
         Arc::clone(&phase),
         Arc::clone(&shared.bounds),
     );
-    let connection: Stream = Box::new(connection);
+    let mut connection = Box::new(connection);
     if h2 {
         app.process_new(connection, shutdown).await;
         return;
     }
-    let (mut connection, mut settings) = (connection, None::<HttpPersistentSettings>);
+    let mut settings = None::<HttpPersistentSettings>;
+    let closing = closed(shutdown.clone());
+    tokio::pin!(closing);
     loop {
+        tokio::select! {
+            biased; // What was sent before the end is served.
+            begun = connection.begin() => match begun {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(error) => {
+                    tracing::debug!(%error, "a connection ended without a request");
+                    Shutdown::shutdown(&mut *connection).await;
+                    return;
+                }
+            },
+            () = &mut closing => return,
+        }
         // Made where it is handed over: a session is large, and each move of
         // it a copy.
         let served = {
-            let mut session = ServerSession::new_http1(connection);
+            let stream: Stream = connection;
+            let mut session = ServerSession::new_http1(stream);
             match settings.take() {
                 // Kept as long as the client likes: the connection has a clock
                 // of its own.
@@ -289,8 +321,20 @@ async fn requests<A, S>(
         };
         let Some(reused) = served.await else { return };
         phase.set_idle();
-        (connection, settings) = reused.consume();
+        let (stream, kept) = reused.consume();
+        settings = kept;
+        // It is the one that was handed over.
+        let Ok(same) = stream.into_any().downcast() else {
+            return;
+        };
+        connection = same;
     }
+}
+
+/// Ends when connections that wait for a request have to go.
+async fn closed(mut shutdown: ShutdownWatch) {
+    // An error says that the server is gone.
+    let _ = shutdown.wait_for(|closing| *closing).await;
 }
 
 /// Reads just enough to tell an HTTP/2 client with prior knowledge from an

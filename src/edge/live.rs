@@ -21,6 +21,7 @@ use crate::config::values::Cidr;
 use crate::keeper::Keeper;
 use crate::ledger::Ledger;
 use crate::ledger::holds::{Holds, Writer};
+use crate::ledger::refused::Refused;
 use crate::notices::Notices;
 use crate::refusals;
 use crate::telemetry::RouteMetrics;
@@ -39,6 +40,8 @@ pub struct Live {
     pub identities: Identities,
     /// The store of balances.
     pub ledger: Arc<dyn Ledger>,
+    /// Teams that the store has just refused, where that is remembered.
+    pub refused: Option<Arc<Refused>>,
     /// The same store where it sets credits aside, and what looks after holds
     /// that it has made; `None` in lookup mode.
     pub holding: Option<Holding>,

@@ -43,10 +43,15 @@ impl Gateway {
         context.reason.get_or_insert(problem.code().name());
         let head = session.req_header();
         let instance = context.live.secrets.shown(head.raw_path());
+        let trace_id = if problem.code().asks_for_support() {
+            context.ids.trace_id()
+        } else {
+            String::new()
+        };
         let about = About {
             instance: &instance,
             headers: &head.headers,
-            trace_id: context.ids.trace_id(),
+            trace_id: &trace_id,
         };
         let looks = &context.live.style;
         let rendered = match webhook::form(context) {
@@ -68,7 +73,7 @@ impl Gateway {
         let limits = context.live.limits;
         let http1 = session.as_downstream().as_http1();
         let raw_head = http1.map(|http1| http1.get_headers_raw_bytes());
-        let framing = framing::check(session.req_header(), raw_head.as_deref());
+        let framing = framing::check_seen(session.req_header(), context.seen, raw_head.as_deref());
         let is_large = |head: &Bytes| head.len() > limits.header_size;
         let away = if let Err(detail) = framing {
             ("framing", Problem::invalid(detail))

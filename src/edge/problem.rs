@@ -10,6 +10,7 @@
 
 pub mod fault;
 pub mod message;
+mod prepared;
 pub mod style;
 
 use std::borrow::Cow;
@@ -109,7 +110,7 @@ impl Code {
     }
 
     /// Whether people are told to contact support, who will want the trace.
-    const fn asks_for_support(self) -> bool {
+    pub(super) const fn asks_for_support(self) -> bool {
         matches!(self, Code::InternalError)
     }
 }

@@ -7,22 +7,26 @@
 //! if they disagree about which, it is [`Found::Ambiguous`]. The target that
 //! is forwarded is the target that was received, whatever was read into it.
 //! What stands in a path's parameters is found out in the same way
-//! ([`Parameters`]).
+//! ([`Parameters`]). Paths that are spelled as a route is written are found by
+//! their bytes (`exact`), with the outcome that they would have had.
 //!
 //! The form of a route as written in the configuration is in
 //! [`crate::config::pattern`].
 
+mod exact;
 mod parameters;
 mod readings;
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::cmp::Ordering;
+use std::iter;
 
 use http::header::HeaderName;
 
 use crate::config::pattern::{Segment, StartPattern};
+use exact::Exact;
 pub use parameters::Parameters;
-use readings::Readings;
+use readings::{Readings, is_plain};
 
 /// Headers with which some frameworks let a client override the method.
 pub static METHOD_OVERRIDE_HEADERS: [HeaderName; 3] = [
@@ -30,9 +34,6 @@ pub static METHOD_OVERRIDE_HEADERS: [HeaderName; 3] = [
     HeaderName::from_static("x-http-method"),
     HeaderName::from_static("x-method-override"),
 ];
-
-/// The longest literal that is looked up without allocating.
-const LITERAL_STACK_BYTES: usize = 64;
 
 /// The place of a route in the configuration.
 pub type RouteIndex = usize;
@@ -51,14 +52,22 @@ pub enum Found {
 /// The start routes, ready to be matched.
 #[derive(Debug, Default)]
 pub struct Table {
-    methods: Vec<(String, Node)>,
+    methods: Vec<Routes>,
+}
+
+/// The start routes of one method.
+#[derive(Debug, Default)]
+struct Routes {
+    method: String,
+    root: Node,
+    exact: Exact,
 }
 
 /// A place in the tree of segments.
 #[derive(Debug, Default)]
 struct Node {
-    /// By their text in lower case.
-    literals: BTreeMap<Box<[u8]>, Literal>,
+    /// By the length of their text in lower case, then by that.
+    literals: Vec<Literal>,
     parameter: Option<Box<Node>>,
     route: Option<RouteIndex>,
     catch_all: Option<RouteIndex>,
@@ -67,6 +76,7 @@ struct Node {
 /// A literal segment below a node.
 #[derive(Debug, Default)]
 struct Literal {
+    lower: Box<[u8]>,
     written: Box<[u8]>,
     node: Node,
 }
@@ -88,44 +98,68 @@ enum Case {
 impl Table {
     /// Builds the table; a route's index is its place in `patterns`.
     pub fn new<'a>(patterns: impl IntoIterator<Item = &'a StartPattern>) -> Self {
+        let patterns: Vec<_> = patterns.into_iter().collect();
+        let mut table = Self::without_exact(&patterns);
+        table.work_out_exact(&patterns);
+        table
+    }
+
+    fn without_exact(patterns: &[&StartPattern]) -> Self {
         let mut table = Table::default();
-        for (index, pattern) in patterns.into_iter().enumerate() {
-            let place = table
-                .methods
-                .iter()
-                .position(|(method, _)| method == pattern.method());
-            let node = match place.and_then(|place| table.methods.get_mut(place)) {
-                Some((_, node)) => node,
-                None => {
-                    table
-                        .methods
-                        .push((pattern.method().to_owned(), Node::default()));
-                    let Some((_, node)) = table.methods.last_mut() else {
-                        continue;
-                    };
-                    node
-                }
-            };
-            node.insert(pattern.segments(), index);
+        for (index, pattern) in patterns.iter().enumerate() {
+            let method = pattern.method();
+            if !table.methods.iter().any(|known| known.method == method) {
+                table.methods.push(Routes {
+                    method: method.to_owned(),
+                    ..Routes::default()
+                });
+            }
+            let routes = table.methods.iter_mut();
+            for routes in routes.filter(|known| known.method == method) {
+                routes.root.insert(pattern.segments(), index);
+            }
         }
         table
+    }
+
+    /// Works out what paths are found to be that are spelled as a route without
+    /// parameters is written.
+    fn work_out_exact(&mut self, patterns: &[&StartPattern]) {
+        let is_literal = |segment: &Segment| matches!(segment, Segment::Literal(_));
+        let exact = |method: &str| {
+            let patterns = patterns.iter().filter(|known| known.method() == method);
+            let patterns = patterns.filter(|known| known.segments().iter().all(is_literal));
+            let paths = patterns.map(|pattern| pattern.path().into_bytes());
+            let paths = paths.filter(|path| path.starts_with(b"/") && is_plain(path));
+            let found = paths.map(|path| {
+                let found = self.find_closely(method, iter::empty(), &path);
+                (path, found)
+            });
+            Exact::new(found.collect())
+        };
+        let methods = self.methods.iter().map(|routes| exact(&routes.method));
+        let methods: Vec<Exact> = methods.collect();
+        for (routes, exact) in self.methods.iter_mut().zip(methods) {
+            routes.exact = exact;
+        }
     }
 
     /// As [`Table::new`], and what lies below a route counts as that route.
     pub fn with_prefixes<'a>(patterns: impl IntoIterator<Item = &'a StartPattern>) -> Self {
         let patterns: Vec<_> = patterns.into_iter().collect();
-        let mut table = Self::new(patterns.iter().copied());
+        let mut table = Self::without_exact(&patterns);
         for (index, pattern) in patterns.iter().enumerate() {
             let mut below = pattern.segments().to_vec();
             below.push(Segment::CatchAll(String::new()));
             let method = table
                 .methods
                 .iter_mut()
-                .find(|(method, _)| method == pattern.method());
-            if let Some((_, node)) = method {
-                node.insert(&below, index);
+                .find(|known| known.method == pattern.method());
+            if let Some(routes) = method {
+                routes.root.insert(&below, index);
             }
         }
+        table.work_out_exact(&patterns);
         table
     }
 
@@ -134,8 +168,8 @@ impl Table {
     pub fn find_path(&self, target: &[u8]) -> Found {
         let mut found = Search::default();
         let path = Readings::of(target);
-        for (_, root) in &self.methods {
-            found.all_readings(root, &path);
+        for routes in &self.methods {
+            found.all_readings(&routes.root, &path);
         }
         found.outcome()
     }
@@ -143,6 +177,22 @@ impl Table {
     /// Finds the route of a request from its method, the values of its method
     /// override headers, and its target as received.
     pub fn find<'a>(
+        &self,
+        method: &str,
+        overrides: impl Iterator<Item = &'a [u8]>,
+        target: &[u8],
+    ) -> Found {
+        let mut overrides = overrides.peekable();
+        if overrides.peek().is_none() {
+            let routes = self.methods.iter().find(|known| known.method == method);
+            if let Some(found) = routes.and_then(|routes| routes.exact.find(target)) {
+                return found;
+            }
+        }
+        self.find_closely(method, overrides, target)
+    }
+
+    fn find_closely<'a>(
         &self,
         method: &str,
         overrides: impl Iterator<Item = &'a [u8]>,
@@ -158,9 +208,9 @@ impl Table {
                 known.eq_ignore_ascii_case(name)
                     || (known == "GET" && name.eq_ignore_ascii_case("HEAD"))
             };
-            for (_, root) in self.methods.iter().filter(|(known, _)| is(known)) {
+            for routes in self.methods.iter().filter(|known| is(&known.method)) {
                 let path = path.get_or_insert_with(|| Readings::of(target));
-                found.all_readings(root, path);
+                found.all_readings(&routes.root, path);
             }
         }
         found.outcome()
@@ -170,7 +220,12 @@ impl Table {
 /// The path of a target as it was received: without query and fragment, and
 /// without scheme and authority if it has them.
 pub fn received_path(target: &[u8]) -> Cow<'_, str> {
-    String::from_utf8_lossy(readings::received_path(target))
+    let path = readings::received_path(target);
+    // Nearly all are text, which is found out many bytes at once.
+    match std::str::from_utf8(path) {
+        Ok(path) => Cow::Borrowed(path),
+        Err(_) => String::from_utf8_lossy(path),
+    }
 }
 
 /// What the readings agreed on so far.
@@ -231,10 +286,21 @@ impl Node {
         };
         match segment {
             Segment::Literal(text) => {
-                let lower = text.to_ascii_lowercase().into_bytes().into();
-                let literal = self.literals.entry(lower).or_default();
-                literal.written = text.as_bytes().into();
-                literal.node.insert(rest, index);
+                let place = match self.place(text.as_bytes()) {
+                    Ok(place) => place,
+                    Err(place) => {
+                        let literal = Literal {
+                            lower: text.to_ascii_lowercase().into_bytes().into(),
+                            ..Literal::default()
+                        };
+                        self.literals.insert(place, literal);
+                        place
+                    }
+                };
+                if let Some(literal) = self.literals.get_mut(place) {
+                    literal.written = text.as_bytes().into();
+                    literal.node.insert(rest, index);
+                }
             }
             Segment::Parameter(_) => self.parameter.get_or_insert_default().insert(rest, index),
             Segment::CatchAll(_) => {
@@ -277,17 +343,21 @@ impl Node {
     }
 
     fn literal(&self, segment: &[u8], case: Case) -> Option<&Literal> {
-        let mut lower = [0_u8; LITERAL_STACK_BYTES];
-        let literal = match lower.get_mut(..segment.len()) {
-            Some(lower) => {
-                lower.copy_from_slice(segment);
-                lower.make_ascii_lowercase();
-                self.literals.get(&*lower)?
-            }
-            None => self.literals.get(segment.to_ascii_lowercase().as_slice())?,
-        };
+        let literal = self.literals.get(self.place(segment).ok()?)?;
         let fits = case == Case::Folded || *literal.written == *segment;
         fits.then_some(literal)
+    }
+
+    /// Where a literal stands without regard to case, or would have to stand.
+    fn place(&self, segment: &[u8]) -> Result<usize, usize> {
+        self.literals.binary_search_by(|known| {
+            let lower = || segment.iter().map(u8::to_ascii_lowercase);
+            match known.lower.len().cmp(&segment.len()) {
+                Ordering::Equal if *known.lower == *segment => Ordering::Equal,
+                Ordering::Equal => known.lower.iter().copied().cmp(lower()),
+                other => other,
+            }
+        })
     }
 }
 
@@ -314,7 +384,63 @@ mod tests {
     }
 
     fn find(method: &str, target: &str) -> Found {
-        api().find(method, std::iter::empty(), target.as_bytes())
+        let (table, target) = (api(), target.as_bytes());
+        let found = table.find(method, iter::empty(), target);
+        let closely = table.find_closely(method, iter::empty(), target);
+        assert_eq!(found, closely, "a short cut leads elsewhere");
+        found
+    }
+
+    #[test]
+    fn what_is_found_by_its_bytes_is_what_would_be_found_closely() {
+        let tables = [
+            &["POST /runs/batch", "POST /runs/{id}"][..],
+            &["POST /runs/{id}", "POST /runs/batch", "PUT /runs/batch"],
+            &["POST /Runs/a", "POST /runs/b", "POST /{x}/a"],
+            &["POST /a b/c", "POST /a;b", "POST /x/../y", "POST /.a"],
+            &["GET /go", "HEAD /go", "HEAD /stop", "GET /{any}"],
+            &["POST /", "POST /{*rest}", "POST /a/"],
+            &["DELETE /a/b", "POST /a/b", "POST /a/b"],
+        ];
+        for patterns in tables {
+            let patterns: Vec<StartPattern> = patterns
+                .iter()
+                .filter_map(|pattern| pattern.parse().ok())
+                .collect();
+            for table in [Table::new(&patterns), Table::with_prefixes(&patterns)] {
+                for pattern in &patterns {
+                    for path in [pattern.path(), pattern.path().to_ascii_uppercase()] {
+                        for method in ["GET", "HEAD", "POST", "PUT", "DELETE", "post"] {
+                            let target = path.as_bytes();
+                            assert_eq!(
+                                table.find(method, iter::empty(), target),
+                                table.find_closely(method, iter::empty(), target),
+                                "{method} {path}"
+                            );
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_one_of_many_routes_is_found_and_nothing_beside_them() {
+        let patterns: Vec<StartPattern> = (0..500)
+            .map(|i| match i % 2 {
+                0 => format!("POST /api/v1/r{i}/start"),
+                _ => format!("POST /api/v1/r{i}/{{id}}/start"),
+            })
+            .map(|pattern| pattern.parse().unwrap())
+            .collect();
+        let table = Table::new(&patterns);
+        let find = |path: &str| table.find("POST", iter::empty(), path.as_bytes());
+        for (index, pattern) in patterns.iter().enumerate() {
+            let path = pattern.path().replace("{id}", "x");
+            assert_eq!(find(&path), Found::Start(index), "{path}");
+            assert_eq!(find(&path.to_uppercase()), Found::Start(index), "{path}");
+            assert_eq!(find(&format!("{path}x")), Found::Passes, "{path}");
+        }
     }
 
     #[test]

@@ -127,7 +127,7 @@ pub async fn decide(
     common: Common<'_>,
 ) -> Decided {
     let invalid = |problem| (Outcome::Invalid, Some(problem));
-    let mut wanted = match understand(live, start, head, context.peer) {
+    let mut wanted = match understand(live, start, head, context) {
         Ok(wanted) => wanted,
         Err(problem) => return invalid(problem),
     };
@@ -309,7 +309,7 @@ pub fn tell(live: &Live, webhook: &Webhook, context: &Context, problem: &Problem
                 WebhookKind::Slack => Kind::Slack,
                 WebhookKind::Linear => Kind::Linear,
             };
-            let (team, request_id) = (&payer.team, &context.ids.request_id);
+            let (team, request_id) = (&payer.team, &context.ids.request_id());
             let why = "the delivery does not say whom or where";
             live.notices.untold(kind, team, request_id, why);
             return;
@@ -322,7 +322,7 @@ pub fn tell(live: &Live, webhook: &Webhook, context: &Context, problem: &Problem
         billing_url: live.style.billing_url().map(Arc::clone),
         via: Arc::clone(&webhook.via),
         since: context.began,
-        request_id: context.ids.request_id.clone(),
+        request_id: context.ids.request_id().into_owned(),
     });
 }
 

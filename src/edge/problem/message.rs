@@ -45,7 +45,7 @@ impl Style {
         if let Some(surface) = form.message {
             return self.message(problem, surface);
         }
-        let mut rendered = self.http(problem, about)?;
+        let mut rendered = self.open(problem, about)?;
         // It would be the same again. 408 would not: it did not arrive.
         let is_final = (400..500).contains(&problem.status) && problem.status != 408;
         if form.sender == WebhookKind::Slack && is_final {
@@ -72,7 +72,7 @@ impl Style {
         let body = body.map_or_else(String::new, |body| body.to_string());
         header.insert_header(CONTENT_LENGTH, body.len())?;
         Ok(Rendered {
-            header,
+            header: Box::new(header),
             body: body.into_bytes(),
             trailers: None,
         })
@@ -153,7 +153,7 @@ mod tests {
         };
         let problem = Problem::refused(Refusal::InsufficientCredits);
         let rendered = answer(&style(billing_url), &problem, form);
-        (rendered.header, String::from_utf8(rendered.body).unwrap())
+        (*rendered.header, String::from_utf8(rendered.body).unwrap())
     }
 
     const SENTENCE: &str = "Your team has run out of add-on credits. Purchase more credits in your team's billing settings to continue.";

@@ -10,37 +10,11 @@ use http::header::{
     WWW_AUTHENTICATE,
 };
 use pingora_http::{RequestHeader, ResponseHeader};
-use serde::Serialize;
 
+use super::prepared::{Prepared, Ready};
 use super::{Code, Problem, Retry};
 use crate::billing::admission::Refusal;
 use crate::config;
-
-/// The problem body (RFC 9457), each name once: what stands before `instance`,
-/// and what stands behind it.
-#[derive(Serialize)]
-struct Head<'a> {
-    #[serde(rename = "type")]
-    kind: &'a str,
-    title: &'a str,
-    status: u16,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    detail: Option<&'a str>,
-}
-
-#[derive(Serialize)]
-struct Tail<'a> {
-    error: &'a str,
-    retryable: bool,
-}
-
-/// The parts of an answer that no request changes. They are made once for the
-/// refusal, which is the answer that has to be cheap.
-struct Prepared {
-    header: ResponseHeader,
-    before_instance: Vec<u8>,
-    after_instance: Vec<u8>,
-}
 
 /// What an answer needs to know about the request it answers.
 #[derive(Clone, Copy, Debug)]
@@ -56,8 +30,8 @@ pub struct About<'a> {
 /// An answer, ready to be written.
 #[derive(Debug)]
 pub struct Rendered {
-    /// Status and headers.
-    pub header: ResponseHeader,
+    /// Status and headers. On the heap, where Pingora wants it.
+    pub header: Box<ResponseHeader>,
     /// The body; empty for gRPC.
     pub body: Vec<u8>,
     /// gRPC's trailers, where the answer is one of gRPC over HTTP/2.
@@ -74,8 +48,8 @@ pub struct Style {
     cors: Option<Cors>,
     /// Whether a team whose credits are held is told when to come again.
     held_retry_after: bool,
-    /// The refusal, prepared.
-    refused: Option<(Problem, Prepared)>,
+    /// Answers that have to be cheap.
+    ready: Vec<Ready>,
 }
 
 struct Cors {
@@ -119,12 +93,20 @@ impl Style {
                 .map(|url| url.as_str().into()),
             cors,
             held_retry_after: configured.held_retry_after,
-            refused: None,
+            ready: Vec::new(),
         };
-        let refused = Problem::refused(Refusal::InsufficientCredits);
-        if let Ok(prepared) = style.prepare(&refused) {
-            style.refused = Some((refused, prepared));
-        }
+        // What a storm of requests is answered with: no credits, no key, no
+        // ledger.
+        let often = [
+            Problem::refused(Refusal::InsufficientCredits),
+            Problem::for_good(401, Code::AuthenticationRequired),
+            Problem::unavailable(),
+        ];
+        let ready = often.into_iter().filter_map(|problem| {
+            let prepared = style.prepare(&problem).ok()?;
+            Some(Ready::new(problem, prepared))
+        });
+        style.ready = ready.collect();
         style
     }
 
@@ -145,67 +127,47 @@ impl Style {
     /// # Errors
     /// If a header cannot be built, which would be a mistake in this file.
     pub fn http(&self, problem: &Problem, about: About<'_>) -> pingora_error::Result<Rendered> {
-        match &self.refused {
-            Some((refused, prepared)) if refused == problem => {
-                self.complete(prepared, problem, about)
+        match self.ready(problem) {
+            Some(ready) if self.allowed_origin(about.headers).is_none() => {
+                Ok(ready.rendered(about))
             }
-            _ => self.complete(&self.prepare(problem)?, problem, about),
+            _ => self.open(problem, about),
         }
     }
 
-    /// Makes the parts of an answer that no request changes.
-    fn prepare(&self, problem: &Problem) -> pingora_error::Result<Prepared> {
-        let head = Head {
-            kind: &format!("{}{}/", self.type_base, problem.code.slug()),
-            title: problem.title,
-            status: problem.status,
-            detail: problem.detail.as_deref(),
-        };
-        let tail = Tail {
-            error: &problem.sentence(),
-            retryable: problem.retryable(),
-        };
-        // Two objects become one: the closing brace of the one and the opening
-        // brace of the other go.
-        let mut before_instance = serde_json::to_vec(&head).unwrap_or_default();
-        before_instance.pop();
-        before_instance.extend_from_slice(b",\"instance\":");
-        let mut after_instance = serde_json::to_vec(&tail).unwrap_or_default();
-        after_instance.pop();
-        if let Some(brace) = after_instance.first_mut() {
-            *brace = b',';
-        }
-        let header = self.header(problem, problem.status, "application/problem+json")?;
-        Ok(Prepared {
-            header,
-            before_instance,
-            after_instance,
-        })
-    }
-
-    /// Adds what a request does change.
-    fn complete(
+    /// As [`Style::http`], where more headers may follow.
+    pub(super) fn open(
         &self,
-        prepared: &Prepared,
         problem: &Problem,
         about: About<'_>,
     ) -> pingora_error::Result<Rendered> {
-        let mut body = prepared.before_instance.clone();
-        body.extend(serde_json::to_vec(about.instance).unwrap_or_default());
-        body.extend_from_slice(&prepared.after_instance);
-        if problem.code.asks_for_support() {
-            // Hex needs no escaping.
-            body.extend_from_slice(format!(",\"trace_id\":\"{}\"", about.trace_id).as_bytes());
-        }
-        body.push(b'}');
+        let made;
+        let prepared = match self.ready(problem) {
+            Some(ready) => ready.prepared(),
+            None => {
+                made = self.prepare(problem)?;
+                &made
+            }
+        };
+        let body = prepared.body(problem, about);
         let mut header = prepared.header.clone();
         header.insert_header(CONTENT_LENGTH, body.len())?;
         self.share(about, &mut header)?;
         Ok(Rendered {
-            header,
+            header: Box::new(header),
             body,
             trailers: None,
         })
+    }
+
+    fn ready(&self, problem: &Problem) -> Option<&Ready> {
+        self.ready.iter().find(|ready| ready.is(problem))
+    }
+
+    /// Makes the parts of an answer that no request changes.
+    fn prepare(&self, problem: &Problem) -> pingora_error::Result<Prepared> {
+        let header = self.header(problem, problem.status, "application/problem+json")?;
+        Ok(Prepared::new(header, &self.type_base, problem))
     }
 
     /// The answer for gRPC: the status in trailers over HTTP/2, and among the
@@ -234,7 +196,7 @@ impl Style {
             let named = named.map(|(name, value)| (HeaderName::from_static(name), value));
             let trailers = Some(named.collect());
             return Ok(Rendered {
-                header,
+                header: Box::new(header),
                 body,
                 trailers,
             });
@@ -244,7 +206,7 @@ impl Style {
         }
         header.insert_header(CONTENT_LENGTH, 0)?;
         Ok(Rendered {
-            header,
+            header: Box::new(header),
             body,
             trailers: None,
         })
@@ -255,12 +217,14 @@ impl Style {
         &self,
         problem: &Problem,
         status: u16,
-        content_type: &str,
+        content_type: &'static str,
     ) -> pingora_error::Result<ResponseHeader> {
         let mut header = ResponseHeader::build_no_case(status, Some(HEADERS))?;
-        header.insert_header(CONTENT_TYPE, content_type)?;
-        header.insert_header(CACHE_CONTROL, "no-store")?;
+        // Values that are not on the heap cost nothing to copy.
+        header.insert_header(CONTENT_TYPE, HeaderValue::from_static(content_type))?;
+        header.insert_header(CACHE_CONTROL, HeaderValue::from_static("no-store"))?;
         if let Some(should_retry) = problem.should_retry() {
+            let should_retry = HeaderValue::from_static(should_retry);
             header.insert_header("x-should-retry", should_retry)?;
         }
         match problem.retry {
@@ -318,7 +282,7 @@ impl Style {
             header.insert_header("vary", "origin")?;
             self.add_headers(&mut header)?;
             Ok(Rendered {
-                header,
+                header: Box::new(header),
                 body: Vec::new(),
                 trailers: None,
             })
@@ -420,7 +384,7 @@ mod tests {
             trace_id: "0af7651916cd43dd8448eb211c80319c",
         };
         let rendered = style().http(problem, about).unwrap();
-        (rendered.header, String::from_utf8(rendered.body).unwrap())
+        (*rendered.header, String::from_utf8(rendered.body).unwrap())
     }
 
     #[test]
