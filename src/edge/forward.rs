@@ -2,6 +2,12 @@
 //!
 //! The list is closed: target, method and body stay as they are, and so does
 //! every header that is not named here. Pingora removes the hop-by-hop ones.
+//!
+//! What a head did not have before is not put into Pingora's two maps of it,
+//! where one header costs 2,000 instructions and they grow besides, but written
+//! behind it as it goes out, where the connection is ours ([`Outgoing`]).
+
+mod outgoing;
 
 use std::net::IpAddr;
 
@@ -12,17 +18,13 @@ use pingora_http::RequestHeader;
 use super::context::Context;
 use super::framing::is_spelling_of;
 use super::live::HoldAmount;
+use super::seen::Seen;
 use crate::config::values::Cidr;
+pub use outgoing::Outgoing;
 
-/// What `x-tollgate-…` headers begin with, in the spellings a server may fold
-/// into one.
-const OWN: [&str; 4] = ["x-tollgate-", "x_tollgate_", "x-tollgate_", "x_tollgate-"];
-
-// As text where they are set: Pingora keeps the spelling beside the name, and
-// has it for nothing from a text that lives for ever.
-const TEAM: &str = "x-tollgate-team";
-const PRINCIPAL: &str = "x-tollgate-principal";
-const HOLD: &str = "x-tollgate-hold";
+const TEAM: HeaderName = HeaderName::from_static("x-tollgate-team");
+const PRINCIPAL: HeaderName = HeaderName::from_static("x-tollgate-principal");
+const HOLD: HeaderName = HeaderName::from_static("x-tollgate-hold");
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
@@ -33,6 +35,15 @@ pub enum Scheme {
     Http,
     /// Over TLS.
     Https,
+}
+
+impl Scheme {
+    const fn name(self) -> &'static str {
+        match self {
+            Scheme::Http => "http",
+            Scheme::Https => "https",
+        }
+    }
 }
 
 /// What a request needs besides its own head.
@@ -54,54 +65,70 @@ impl Settings {
         context: &Context,
         scheme: Scheme,
     ) -> Result<()> {
-        let own = |name: &&HeaderName| OWN.iter().any(|prefix| name.as_str().starts_with(prefix));
+        let own = |name: &&HeaderName| is_own(name.as_str().as_bytes());
         let claimed: Vec<HeaderName> = request.headers.keys().filter(own).cloned().collect();
         for name in claimed {
             request.remove_header(&name);
         }
-        if let Some(start) = &context.start {
+        if context.start.is_some() {
             drop_unbelieved(request, context);
+        }
+        // Pingora reads it after this, and makes the target agree with it.
+        if let Some(host) = &self.host {
+            request.insert_header(HOST, host.as_str())?;
+        }
+        let passage = context.attempt.passage.as_ref();
+        // A way that was not taken carries nothing.
+        let passage = passage.filter(|passage| passage.is_taken());
+        let mut head = match passage {
+            Some(_) => Outgoing::behind(request),
+            None => Outgoing::within(request),
+        };
+        // Nothing of the gateway's own is left in the head.
+        if let Some(start) = &context.start {
             if let Some(payer) = &start.payer {
-                request.insert_header(TEAM, payer.team.as_str())?;
+                head.add_header(&TEAM, payer.team.as_str())?;
                 if let Some(principal) = &payer.principal {
-                    request.insert_header(PRINCIPAL, principal.as_str())?;
+                    head.add_header(&PRINCIPAL, principal.as_str())?;
                 }
             }
             if let Some(held) = &start.hold {
-                request.insert_header(HOLD, held.hold.as_str())?;
+                head.add_header(&HOLD, held.hold.as_str())?;
             }
         }
-        context.ids.complete(request)?;
-        self.forwarded(request, context.peer, scheme)?;
-        if let Some(host) = &self.host {
-            request.insert_header(HOST, host.as_str())?;
+        context.ids.complete(&mut head)?;
+        self.forwarded(&mut head, context.peer, scheme, context.seen)?;
+        if let Some(passage) = passage {
+            passage.write_behind_head(head.lines());
         }
         Ok(())
     }
 
     fn forwarded(
         &self,
-        request: &mut RequestHeader,
+        head: &mut Outgoing<'_>,
         peer: Option<IpAddr>,
         scheme: Scheme,
+        seen: Seen,
     ) -> Result<()> {
         let Some(peer) = peer else { return Ok(()) };
         let own = text(peer.to_canonical());
-        let mut earlier = request.headers.get_all(&FORWARDED_FOR).iter().peekable();
+        if !seen.forwarded {
+            head.add_header(&FORWARDED_FOR, own)?;
+            return head.add_header(&FORWARDED_PROTO, scheme.name());
+        }
+        let mut earlier = head.headers().get_all(&FORWARDED_FOR).iter().peekable();
         if earlier.peek().is_none() {
-            request.insert_header("x-forwarded-for", own)?;
+            head.add_header(&FORWARDED_FOR, own)?;
         } else {
             let earlier = earlier.map(http::HeaderValue::as_bytes);
             let chain: Vec<&[u8]> = earlier.chain([own.as_bytes()]).collect();
-            request.insert_header("x-forwarded-for", chain.join(&b", "[..]))?;
+            let chain = chain.join(&b", "[..]);
+            head.insert_header(&FORWARDED_FOR, chain)?;
         }
         let trusted = self.trusted_proxies.iter().any(|cidr| cidr.contains(peer));
-        if !trusted || !request.headers.contains_key(&FORWARDED_PROTO) {
-            let scheme = match scheme {
-                Scheme::Http => "http",
-                Scheme::Https => "https",
-            };
-            request.insert_header("x-forwarded-proto", scheme)?;
+        if !trusted || !head.headers().contains_key(&FORWARDED_PROTO) {
+            head.insert_header(&FORWARDED_PROTO, scheme.name())?;
         }
         Ok(())
     }
@@ -128,6 +155,28 @@ impl Settings {
         }
         client.to_canonical()
     }
+}
+
+/// Whether a header is the gateway's own, in whatever spelling: only it says
+/// them.
+fn is_own(name: &[u8]) -> bool {
+    matches!(
+        name,
+        [
+            b'x',
+            b'-' | b'_',
+            b't',
+            b'o',
+            b'l',
+            b'l',
+            b'g',
+            b'a',
+            b't',
+            b'e',
+            b'-' | b'_',
+            ..
+        ]
+    )
 }
 
 /// Removes from a start what this peer may not say: the upstream must not

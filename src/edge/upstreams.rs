@@ -5,9 +5,18 @@
 //! attempt is not tried again for that request; one that fails its health
 //! checks is passed over by all, unless no healthy one is left, because an
 //! address that might answer is better than a certain fault.
-//! How names become addresses is in `upstreams/names.rs`.
+//!
+//! In `upstreams/`: how names become addresses (`names.rs`), and whose turn it
+//! is (`known.rs`). Connections in the clear that speak HTTP/1.1 are made, kept
+//! and written to in our own way (`passage.rs`, `idle.rs`, `socket.rs`, `clock.rs`), all
+//! others in Pingora's.
 
+mod clock;
+mod idle;
+mod known;
 mod names;
+mod passage;
+mod socket;
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -15,32 +24,40 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pingora_core::protocols::ALPN;
-use pingora_core::protocols::l4::socket::SocketAddr as L4Address;
 use pingora_core::upstreams::peer::{HttpPeer, Peer as _, PeerOptions, Scheme};
 use pingora_core::utils::tls::{CertKey, WrappedX509, parse_x509};
+use pingora_load_balancing::Backend;
 use pingora_load_balancing::health_check::TcpHealthCheck;
-use pingora_load_balancing::selection::RoundRobin;
-use pingora_load_balancing::{Backends, LoadBalancer};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::sync::watch;
 
 use crate::config;
+use idle::Room;
+use known::Known;
 use names::{Names, ServerName};
-
-/// Addresses looked at for one request before giving up.
-const SELECT_MAX: usize = 256;
+pub use passage::Passage;
+use passage::Timeouts;
 
 /// Concurrent HTTP/2 streams per upstream connection.
 const H2_STREAMS_MAX: usize = 100;
 
 /// The upstream's addresses and how to connect to them.
 pub struct Upstreams {
-    balancer: Arc<LoadBalancer<RoundRobin>>,
-    options: PeerOptions,
-    tls: Option<Tls>,
+    known: Arc<Known>,
+    timeouts: Timeouts,
     /// Dropped with this, which ends the background work.
     stop: watch::Sender<bool>,
+}
+
+/// Where an attempt goes.
+pub struct Picked {
+    /// The address.
+    pub address: SocketAddr,
+    /// How to connect to it.
+    pub peer: Box<HttpPeer>,
+    /// The way there, where it is ours.
+    pub passage: Option<Arc<Passage>>,
 }
 
 struct Tls {
@@ -63,16 +80,6 @@ impl Upstreams {
     /// # Errors
     /// If a TLS file cannot be used.
     pub fn new(configured: &config::Upstream) -> Result<Self, TlsFileError> {
-        let mut backends = Backends::new(Box::new(Names::new(configured)));
-        let health = &configured.health;
-        let interval = health.interval.duration();
-        if !interval.is_zero() {
-            backends.set_health_check(health_check(health));
-        }
-        let mut balancer = LoadBalancer::from_backends(backends);
-        balancer.update_frequency = Some(configured.dns.min_ttl.duration());
-        balancer.health_check_frequency = Some(if interval.is_zero() { NEVER } else { interval });
-        balancer.parallel_health_check = true;
         let mut options = peer_options(configured);
         let tls = match &configured.tls {
             None => None,
@@ -89,11 +96,26 @@ impl Upstreams {
                 Some(Tls { sni, client })
             }
         };
+        let check_every = configured.health.interval.duration();
+        let check = health_check(&configured.health);
+        let check = (!check_every.is_zero()).then_some((check, check_every));
+        let update_every = configured.dns.min_ttl.duration();
+        let is_ours = tls.is_none() && options.alpn == ALPN::H1;
+        let room = is_ours.then(|| Room::new(configured.idle_timeout.duration()));
+        // Connections that Pingora keeps are none of ours: before a reload, the
+        // same address may have been spoken to in another way.
+        let group_key = u64::from(is_ours);
+        let make = Box::new(move |backend: &Backend| {
+            let peer = peer(backend, tls.as_ref(), &options);
+            peer.map(|peer| HttpPeer { group_key, ..peer })
+        });
         let (stop, _) = watch::channel(false);
         Ok(Upstreams {
-            balancer: Arc::new(balancer),
-            options,
-            tls,
+            known: Known::new(Names::new(configured), update_every, check, make, room),
+            timeouts: Timeouts {
+                connect: configured.connect_timeout.duration(),
+                read: configured.read_timeout.duration(),
+            },
             stop,
         })
     }
@@ -102,7 +124,7 @@ impl Upstreams {
     /// not have to wait for it. Names that do not resolve are tried again by
     /// [`Upstreams::run`].
     pub async fn find_addresses(&self) {
-        if let Err(error) = self.balancer.update().await {
+        if let Err(error) = self.known.balancer().update().await {
             tracing::warn!(%error, "the upstream's name does not resolve yet");
         }
     }
@@ -110,12 +132,13 @@ impl Upstreams {
     /// The background work: names are resolved again, addresses are checked.
     /// Ends when these upstreams are dropped.
     pub fn run(&self) -> impl Future<Output = ()> + Send + 'static + use<> {
-        let balancer = Arc::clone(&self.balancer);
+        let known = Arc::clone(&self.known);
         let stop = self.stop.subscribe();
         async move {
             let mut gone = stop.clone();
             tokio::select! {
-                () = balancer.run(stop, None) => {}
+                () = known.balancer().run(stop, None) => {}
+                () = known.sweep() => {}
                 // An error says that the sender was dropped.
                 _ = gone.wait_for(|stop| *stop) => {}
             }
@@ -123,62 +146,71 @@ impl Upstreams {
     }
 
     /// An address to try that is not among those that failed, and how to
-    /// connect to it; `None` if none is left.
+    /// connect to it; `None` if none is left. It may say nothing for
+    /// `read_timeout`, if that is not the upstream's own.
     #[must_use]
-    pub fn pick(&self, failed: &[SocketAddr]) -> Option<(SocketAddr, Box<HttpPeer>)> {
-        let untried = |address: &L4Address| {
-            address
-                .as_inet()
-                .is_some_and(|address| !failed.contains(address))
+    pub fn pick(&self, failed: &[SocketAddr], read_timeout: Option<Duration>) -> Option<Picked> {
+        let target = self.known.next(failed)?;
+        let mut peer = Box::new(target.peer.clone());
+        let read = read_timeout.unwrap_or(self.timeouts.read);
+        let timeouts = Timeouts {
+            read,
+            ..self.timeouts
         };
-        let healthy = self
-            .balancer
-            .select_with(b"", SELECT_MAX, |b, ready| ready && untried(&b.addr));
-        let backend = healthy.or_else(|| {
-            self.balancer
-                .select_with(b"", SELECT_MAX, |b, _| untried(&b.addr))
-        })?;
-        let address = *backend.addr.as_inet()?;
-        let sni = match &self.tls {
-            None => String::new(),
-            Some(tls) => match (&tls.sni, backend.ext.get::<ServerName>()) {
-                (Some(sni), _) => sni.clone(),
-                (None, Some(name)) => name.0.clone(),
-                // An empty name would switch verification off.
-                (None, None) => address.ip().to_string(),
-            },
-        };
-        // Put together by hand: the constructor resolves names and makes options
-        // that would be replaced.
-        let peer = HttpPeer {
-            _address: backend.addr,
-            scheme: Scheme::from_tls_bool(self.tls.is_some()),
-            sni,
-            proxy: None,
-            client_cert_key: self.tls.as_ref().and_then(|tls| tls.client.clone()),
-            group_key: 0,
-            options: self.options.clone(),
-        };
-        Some((address, Box::new(peer)))
+        let idle = target.idle.as_ref();
+        let passage = idle.map(|idle| Passage::new(idle, timeouts));
+        // Our connections have a clock of their own.
+        peer.options.read_timeout = passage.is_none().then_some(read);
+        if let Some(passage) = &passage {
+            // They dial within bounds of their own, and Pingora's would copy all
+            // of its way to a connection once more.
+            peer.options.connection_timeout = None;
+            peer.options.total_connection_timeout = None;
+            peer.options.custom_l4 = Some(Arc::<Passage>::clone(passage));
+        }
+        Some(Picked {
+            address: target.address,
+            peer,
+            passage,
+        })
+    }
+
+    /// Whether an address is left that is not among those that failed.
+    #[must_use]
+    pub fn is_any_left(&self, failed: &[SocketAddr]) -> bool {
+        self.known.is_any_left(failed)
     }
 
     /// How many addresses are known, and how many of them are in use.
     #[must_use]
     pub fn count(&self) -> (usize, usize) {
-        let backends = self.balancer.backends();
-        let all = backends.get_backend();
-        (
-            all.len(),
-            all.iter().filter(|backend| backends.ready(backend)).count(),
-        )
+        self.known.count()
     }
 }
 
-/// Sets the read timeout of a route that has its own.
-pub fn set_read_timeout(peer: &mut HttpPeer, timeout: Duration) {
-    if let Some(options) = peer.get_mut_peer_options() {
-        options.read_timeout = Some(timeout);
-    }
+/// How to connect to a backend.
+fn peer(backend: &Backend, tls: Option<&Tls>, options: &PeerOptions) -> Option<HttpPeer> {
+    let address = backend.addr.as_inet()?;
+    let sni = match tls {
+        None => String::new(),
+        Some(tls) => match (&tls.sni, backend.ext.get::<ServerName>()) {
+            (Some(sni), _) => sni.clone(),
+            (None, Some(name)) => name.0.clone(),
+            // An empty name would switch verification off.
+            (None, None) => address.ip().to_string(),
+        },
+    };
+    // Put together by hand: the constructor resolves names and makes options
+    // that would be replaced.
+    Some(HttpPeer {
+        _address: backend.addr.clone(),
+        scheme: Scheme::from_tls_bool(tls.is_some()),
+        sni,
+        proxy: None,
+        client_cert_key: tls.and_then(|tls| tls.client.clone()),
+        group_key: 0,
+        options: options.clone(),
+    })
 }
 
 /// Makes a connection speak HTTP/1.1: only there can it be upgraded.
@@ -187,9 +219,6 @@ pub fn set_http1(peer: &mut HttpPeer) {
         options.alpn = ALPN::H1;
     }
 }
-
-/// Longer than any process lives: 100 years.
-const NEVER: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
 fn health_check(health: &config::HealthCheck) -> Box<TcpHealthCheck> {
     let mut check = TcpHealthCheck::new();
@@ -205,7 +234,6 @@ fn peer_options(configured: &config::Upstream) -> PeerOptions {
     let connect_timeout = configured.connect_timeout.duration();
     options.connection_timeout = Some(connect_timeout);
     options.total_connection_timeout = Some(connect_timeout);
-    options.read_timeout = Some(configured.read_timeout.duration());
     options.write_timeout = Some(configured.write_timeout.duration());
     options.idle_timeout = Some(configured.idle_timeout.duration());
     options.max_h2_streams = H2_STREAMS_MAX;

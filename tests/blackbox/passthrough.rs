@@ -469,6 +469,26 @@ fn the_host_is_the_clients_unless_the_operator_names_one() {
 }
 
 #[test]
+fn the_operators_host_is_the_only_one_whatever_the_target_says() {
+    let upstream = Upstream::ok();
+    let gateway = Gateway::before(&upstream)
+        .set("upstream.host", "internal.example")
+        .start();
+    let team = Redis::shared().team("5");
+    let request = Req::line("POST http://evil.example/api/v1/agent/tasks HTTP/1.0")
+        .team(&team)
+        .body("{}");
+    assert_eq!(gateway.ask(&request).status, 200);
+    let arrived = upstream.only_request();
+    assert_eq!(arrived.all("host"), ["internal.example"]);
+    assert_eq!(
+        arrived.target(),
+        "http://internal.example/api/v1/agent/tasks"
+    );
+    assert!(!arrived.head.contains("evil"), "{}", arrived.head);
+}
+
+#[test]
 fn a_client_that_goes_away_is_noticed_upstream() {
     let (told, gone) = std::sync::mpsc::channel();
     let told = std::sync::Mutex::new(told);

@@ -176,6 +176,16 @@ impl Upstream {
         self.state.connections.load(Ordering::SeqCst)
     }
 
+    /// How many of them are open.
+    pub fn open_connections(&self) -> usize {
+        self.state.open.lock().unwrap().len()
+    }
+
+    /// How many bytes came on them.
+    pub fn bytes(&self) -> usize {
+        self.state.bytes.load(Ordering::SeqCst)
+    }
+
     /// Nothing came: no request, not a byte.
     #[track_caller]
     pub fn assert_untouched(&self) {
@@ -283,6 +293,11 @@ impl Exchange {
         } else {
             Ok(())
         }
+    }
+
+    /// What came already and was not taken.
+    pub fn pending(&self) -> &[u8] {
+        &self.pending
     }
 
     /// Takes this many bytes of what comes, past any HTTP.
