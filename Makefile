@@ -10,10 +10,10 @@ ARGS ?=
 # The configuration files that are shipped; all of them must be valid.
 CONFIGS := $(wildcard config/*.yaml)
 
-.PHONY: help demo test interleavings soak fuzz check bench docs setup fmt lint rustdoc deps advisories configs
+.PHONY: help demo test interleavings soak fuzz check counts bench bench-check docs setup fmt lint rustdoc deps advisories configs
 
 help: ## This list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 
 # The dev profile, so that `make demo` and `make test` share one build.
 demo: ## Run the gateway in front of a stand-in task API; shows a start admitted and one refused
@@ -45,7 +45,7 @@ fuzz: ## Throw made-up bytes at the readers of deliveries (libFuzzer), each targ
 	@scripts/setup rust cc c++ cmake python3
 	fuzz/run $(FUZZ_SECONDS)
 
-check: fmt lint rustdoc deps advisories configs ## Formatting, lints, rustdoc, dependencies, shipped configurations
+check: fmt lint rustdoc deps advisories configs bench-check ## Formatting, lints, rustdoc, dependencies, shipped configurations
 
 fmt:
 	cargo fmt --check
@@ -72,13 +72,22 @@ configs: ## Validate every shipped configuration file
 	$(if $(CONFIGS),,$(error no config/*.yaml found))
 	cargo run --locked --quiet -- check $(CONFIGS)
 
-# QUICK=1, ROUNDS=n, SECONDS_EACH=n: see bench/README.md
-bench: ## Load test: tollgate, bare Pingora, nginx with Lua, no proxy at all, and Redis alone with holds (QUICK=1 for a short one)
-	@scripts/setup rust cc cmake python3 redis-server nginx nginx-lua nginx-lua-redis wrk
+# UPDATE=1: what is measured becomes the bound. The tests hold the allocations.
+counts: ## Count the instructions of each step and of whole requests; fails when one got dearer than benches/counts.toml allows
+	@scripts/setup rust cc cmake python3 redis-server nginx valgrind openssl
+	python3 bench/counts.py $(if $(UPDATE),--update) $(ARGS)
+	$(if $(UPDATE),UPDATE_COUNTS=1 cargo test --locked --test allocations)
+
+# QUICK=1, ROUNDS=n, SECONDS_EACH=n, MEMORY_MINUTES=n, ARGS="--only latency": see bench/README.md
+bench: ## Load test against bare Pingora, nginx with Lua and Envoy: report.html with verdicts and charts (QUICK=1: under five minutes)
+	@scripts/setup rust cc cmake python3 python3-venv redis-server nginx nginx-lua nginx-lua-redis wrk h2load valgrind openssl oha envoy
 	cargo build --locked --release --bin tollgate --example bare_proxy
 	python3 bench/run.py $(if $(QUICK),--quick) $(if $(ROUNDS),--rounds $(ROUNDS)) \
-	    $(if $(SECONDS_EACH),--seconds $(SECONDS_EACH)) $(ARGS)
-	python3 bench/holds.py $(if $(QUICK),--rounds 3)
+	    $(if $(SECONDS_EACH),--seconds $(SECONDS_EACH)) $(if $(MEMORY_MINUTES),--after-minutes $(MEMORY_MINUTES)) $(ARGS)
+
+bench-check: ## The load test's own arithmetic: quartiles, verdicts, reading what generators print (no load)
+	@scripts/setup python3
+	python3 -m unittest discover --start-directory bench/tests --top-level-directory bench
 
 docs: ## Build the API documentation
 	@scripts/setup rust cc cmake
@@ -86,4 +95,4 @@ docs: ## Build the API documentation
 	@echo "target/doc/tollgate/index.html"
 
 setup: ## Install everything that any of the above needs
-	scripts/setup rust cc cmake redis-server python3 python3-venv node npm nginx nginx-lua nginx-lua-redis wrk cargo-deny
+	scripts/setup rust cc cmake redis-server python3 python3-venv node npm nginx nginx-lua nginx-lua-redis wrk h2load valgrind openssl oha envoy cargo-deny
