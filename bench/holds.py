@@ -11,8 +11,10 @@ Exit status: 0 measured, 1 could not measure or the holds do not add up.
 """
 
 import argparse
+import json
 import re
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -35,6 +37,8 @@ NEVER_US = 9 * 10**15
 
 def main():
     options = arguments()
+    # Told to stop, it stops its Redis, too.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     folder = Path(tempfile.mkdtemp(prefix="tollgate-holds-"))
     socket = folder / "redis.sock"
     server = subprocess.Popen(
@@ -45,6 +49,8 @@ def main():
     except (subprocess.SubprocessError, RuntimeError) as error:
         print(f"holds: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
     finally:
         server.terminate()
         server.wait()
@@ -56,6 +62,7 @@ def arguments():
     parser.add_argument("--live", type=int, default=100_000, help="live holds to begin with")
     parser.add_argument("--requests", type=int, default=100_000, help="holds per burst")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
     return parser.parse_args()
 
 
@@ -119,13 +126,17 @@ def measure(redis, options):
         seen = statistics.median(rate for rate, _ in bursts)
         print(f"{kind:28} {spent:6.2f} us of CPU each: {1e6 / spent:9,.0f} /s on one core, "
               f"{spent / get:5.1f} times a GET   (seen by the client: {seen:9,.0f} /s)")
+    if options.json:
+        options.json.write_text(json.dumps({
+            kind: {"redis_cpu_us": [spent for _, spent in bursts], "seen_per_second": [rate for rate, _ in bursts]}
+            for kind, bursts in found.items()}))
     return 0
 
 
 def asking(sha, burst, hold_for_ms):
     """One credit, for an id that redis-benchmark makes up each time."""
     return ("EVALSHA", sha, "4", *KEYS, str(DAY_MS), str(NEVER_US), f"h:{burst}-0123456789-__rand_int__",
-            "1000000", str(hold_for_ms), "0", "key", "", "", "", "", "64", "")
+            "1000000", str(hold_for_ms), "0", "64")
 
 
 def check(redis, asked):

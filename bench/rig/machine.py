@@ -19,9 +19,42 @@ def facts(repository):
         "pingora": _locked_version(repository, "pingora-proxy"),
         "nginx": _first_line(["nginx", "-v"]),
         "redis": _first_line(["redis-server", "--version"]).split(" sha=")[0],
+        "envoy": _envoy_version(repository),
         "wrk": _first_line(["wrk", "-v"]).split(" [")[0],
+        "oha": _first_line([str(repository / "target/tools/bin/oha"), "--version"]),
+        "h2load": _first_line(["h2load", "--version"]),
+        "callgrind": _first_line(["valgrind", "--version"]),
+        "profile": os.environ.get("TOLLGATE_PROFILE", "release"),
         "commit": _first_line(["git", "-C", str(repository), "describe", "--always", "--dirty"]),
     }
+
+
+def envoy(repository):
+    """The program, or None and why there is none."""
+    found = next((repository / "target/envoy").glob("lib/python3*/site-packages/envoy/_bin/envoy"), None)
+    if found is None:
+        why = repository / "target/envoy/missing"
+        return None, why.read_text().strip() if why.exists() else "not installed; `make bench` installs it"
+    return found, ""
+
+
+class Busy:
+    """How busy some CPUs are, with whatever, from now on."""
+
+    def __init__(self, cpus):
+        self._cpus = cpus
+        self._before = self._now()
+
+    def share(self):
+        busy, total = (after - before for after, before in zip(self._now(), self._before))
+        return busy / total if total else 0.0
+
+    def _now(self):
+        wanted = {f"cpu{number}" for number in self._cpus}
+        lines = [line.split() for line in Path("/proc/stat").read_text().splitlines()]
+        ticks = [[int(word) for word in words[1:9]] for words in lines if words[0] in wanted]
+        # The fourth and fifth are idle, with and without something on its way to a disk.
+        return sum(sum(each) - each[3] - each[4] for each in ticks), sum(map(sum, ticks))
 
 
 class CpuShares:
@@ -65,6 +98,17 @@ def _cpu_model():
 def _locked_version(repository, crate):
     text = (repository / "Cargo.lock").read_text()
     found = re.search(rf'name = "{crate}"\nversion = "([^"]+)"', text)
+    return found.group(1) if found else "unknown"
+
+
+def _envoy_version(repository):
+    program, why = envoy(repository)
+    return _version_word(program) if program else why
+
+
+def _version_word(program):
+    found = re.search(r"/(\d+\.\d+\.\d+)/", subprocess.run(
+        [program, "--version"], capture_output=True, text=True, timeout=10, stdin=subprocess.DEVNULL).stdout)
     return found.group(1) if found else "unknown"
 
 

@@ -9,25 +9,6 @@ the truth than the mean.
 import statistics
 from dataclasses import dataclass
 
-from rig.gateways import (
-    ADMITTED, BARE_PINGORA, NGINX_LUA, REFUSED, TOLLGATE, TOLLGATE_BEFORE, TOLLGATE_HOLD, TOLLGATE_RUNS,
-    TOLLGATE_WAYS,
-)
-
-# Above this spread (quartiles apart, over the median) of the yardstick's CPU
-# time per request, the machine was too busy for a verdict.
-TOO_NOISY = 0.15
-# The same for the share of the CPUs that other programs and machines had.
-TOO_BUSY = 0.10
-TARGET_CONNECTIONS = 64
-RATIO_FIGURES = ("gateway_cpu_us", "redis_cpu_us", "requests_per_second", "p50_us", "p99_us")
-# What is shipped at most: (outcome, what, measured against, ratio of CPU per request).
-TARGETS = (
-    (ADMITTED, TOLLGATE, BARE_PINGORA, 1.25),
-    (REFUSED, TOLLGATE, NGINX_LUA, 0.80),
-    (ADMITTED, TOLLGATE_HOLD, TOLLGATE, 1.30),
-)
-
 
 @dataclass
 class Summary:
@@ -39,80 +20,59 @@ class Summary:
 
     @property
     def spread(self):
+        """How far the quartiles are apart, as a share of the median."""
         return (self.upper - self.lower) / self.median if self.median else 0.0
 
 
+@dataclass(frozen=True)
+class Cell:
+    """Which bursts: all of one kind, one per round."""
+
+    stage: str
+    gateway: str
+    outcome: str
+    connections: int
+    variant: str = ""
+
+
 def summary(values):
-    values = list(values)
+    """None where there are no values."""
+    values = [value for value in values if value is not None]
+    if not values:
+        return None
     if len(values) < 2:
         return Summary(values[0], values[0], values[0])
     lower, median, upper = statistics.quantiles(values, n=4, method="inclusive")
     return Summary(lower, median, upper)
 
 
-def of(samples, gateway, outcome, connections):
+def of(samples, cell):
     """The bursts of one cell, by round."""
-    return [s for s in samples
-            if (s.gateway, s.outcome, s.connections) == (gateway, outcome, connections)]
+    return [sample for sample in samples if sample.cell == cell]
 
 
-def figure(samples, gateway, outcome, connections, name):
+def figure(samples, cell, name):
     """One figure of one cell, or None where it was not measured."""
-    cell = of(samples, gateway, outcome, connections)
-    return summary(getattr(s, name) for s in cell) if cell else None
+    return summary(getattr(sample, name) for sample in of(samples, cell))
 
 
-def ratio(samples, what, yardstick, outcome, connections, name, yardstick_outcome=None):
+def ratio(samples, ours, yardstick, name):
     """One over the other, pair by pair; None where either is missing."""
-    ours = {s.round: getattr(s, name) for s in of(samples, what, outcome, connections)}
-    theirs = {s.round: getattr(s, name)
-              for s in of(samples, yardstick, yardstick_outcome or outcome, connections)}
-    pairs = [ours[r] / theirs[r] for r in sorted(ours.keys() & theirs.keys()) if theirs[r]]
-    return summary(pairs) if pairs else None
+    return summary(a / b for a, b in pairs(samples, ours, yardstick, name) if b)
 
 
-def ratios(samples, connections_list):
-    """Every ratio that is reported: (words, connections, {figure: Summary})."""
-    comparisons = (
-        ("admitted: tollgate / bare-pingora", TOLLGATE, ADMITTED, BARE_PINGORA, ADMITTED),
-        ("admitted: tollgate / nginx-lua", TOLLGATE, ADMITTED, NGINX_LUA, ADMITTED),
-        ("admitted: tollgate-hold / tollgate", TOLLGATE_HOLD, ADMITTED, TOLLGATE, ADMITTED),
-        ("admitted: tollgate-runs / tollgate", TOLLGATE_RUNS, ADMITTED, TOLLGATE, ADMITTED),
-        ("admitted: tollgate-ways / tollgate", TOLLGATE_WAYS, ADMITTED, TOLLGATE, ADMITTED),
-        ("admitted: tollgate / tollgate-before", TOLLGATE, ADMITTED, TOLLGATE_BEFORE, ADMITTED),
-        ("refused: tollgate-ways / tollgate", TOLLGATE_WAYS, REFUSED, TOLLGATE, REFUSED),
-        ("refused: tollgate / tollgate-before", TOLLGATE, REFUSED, TOLLGATE_BEFORE, REFUSED),
-        ("refused: tollgate / nginx-lua", TOLLGATE, REFUSED, NGINX_LUA, REFUSED),
-        ("refused: tollgate-hold / tollgate", TOLLGATE_HOLD, REFUSED, TOLLGATE, REFUSED),
-        ("tollgate refused / bare-pingora admitted", TOLLGATE, REFUSED, BARE_PINGORA, ADMITTED),
-    )
-    for words, what, outcome, yardstick, yardstick_outcome in comparisons:
-        for connections in connections_list:
-            found = {name: ratio(samples, what, yardstick, outcome, connections, name, yardstick_outcome)
-                     for name in RATIO_FIGURES
-                     # Bare Pingora asks Redis nothing: there is nothing to divide by.
-                     if name != "redis_cpu_us" or yardstick != BARE_PINGORA}
-            if found["gateway_cpu_us"]:
-                yield words, connections, found
+def difference(samples, ours, yardstick, name):
+    """One less the other, pair by pair; None where either is missing."""
+    return summary(a - b for a, b in pairs(samples, ours, yardstick, name))
 
 
-def verdicts(samples, cpu_elsewhere):
-    """One sentence per target; cpu_elsewhere is the share of the CPUs that others had."""
-    for outcome, ours, yardstick, limit in TARGETS:
-        what = f"{outcome}, {TARGET_CONNECTIONS} connections, CPU per request, {ours}/{yardstick}"
-        found = ratio(samples, ours, yardstick, outcome, TARGET_CONNECTIONS, "gateway_cpu_us")
-        if not found:
-            yield f"not measured: {what}"
-            continue
-        noise = figure(samples, yardstick, outcome, TARGET_CONNECTIONS, "gateway_cpu_us").spread
-        what += f": median {found.median:.3f}, lower quartile {found.lower:.3f}, limit {limit:.2f}"
-        if cpu_elsewhere > TOO_BUSY:
-            yield f"too noisy for a verdict: {what}; others had {cpu_elsewhere:.0%} of the CPUs, more than {TOO_BUSY:.0%}"
-        elif noise > TOO_NOISY:
-            yield f"too noisy for a verdict: {what}; {yardstick} itself varies by {noise:.0%}, more than {TOO_NOISY:.0%}"
-        elif found.median <= limit:
-            yield f"met: {what}"
-        elif found.lower <= limit:
-            yield f"undecided: {what}; run it again on a quieter machine"
-        else:
-            yield f"MISSED: {what}"
+def pairs(samples, ours, yardstick, name):
+    """What both showed in the same rounds."""
+    mine = _by_round(samples, ours, name)
+    theirs = _by_round(samples, yardstick, name)
+    return [(mine[number], theirs[number]) for number in sorted(mine.keys() & theirs.keys())]
+
+
+def _by_round(samples, cell, name):
+    found = {sample.round: getattr(sample, name) for sample in of(samples, cell)}
+    return {number: value for number, value in found.items() if value is not None}
