@@ -177,7 +177,8 @@ impl Ledger for MemoryLedger {
         let mut marks = lock(&self.marks);
         // Read under the lock, so that marks and their times have one order.
         let now = self.now();
-        let until = now.saturating_add(millis(lasting).max(1));
+        // One more: this millisecond may be nearly over, and does not count.
+        let until = now.saturating_add(millis(lasting)).saturating_add(1);
         Ok(marks.leave(name, until, now))
     }
 
